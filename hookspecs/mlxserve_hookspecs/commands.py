@@ -1,0 +1,35 @@
+"""Hooks that add subcommands to ``mlxserve``."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
+
+from mlxserve_hookspecs.markers import hookspec
+
+
+@frozen(kw_only=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        name: The word after ``mlxserve``.
+        help: One line for ``mlxserve --help``.
+        add_arguments: Adds the command's own arguments to its parser.
+        run: Does the work and returns the exit status. Heavy imports belong in here.
+    """
+
+    name: str
+    help: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+
+
+@hookspec
+def commands() -> Sequence[Command]:
+    """Add subcommands.
+
+    **Gather.** Every plugin is asked.
+
+    Called once when the command line is read, on the main thread: must not import mlx.
+    """

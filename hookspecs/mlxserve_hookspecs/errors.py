@@ -1,0 +1,41 @@
+"""Errors with a meaning on both sides of a hook. Anything else is a bug and keeps its traceback."""
+
+from attrs import frozen
+
+
+class MlxserveError(Exception):
+    """A mistake that a user can mend: shown as one line, without a traceback, exit status 2."""
+
+
+class PluginError(MlxserveError):
+    """A plugin is missing, broken or contradicts another."""
+
+
+class SettingError(MlxserveError):
+    """An option has a value it cannot have, or a name that nobody knows."""
+
+
+class ModelError(MlxserveError):
+    """A model reference leads nowhere, or what it leads to cannot be used."""
+
+
+@frozen(kw_only=True)
+class RequestError(Exception):
+    """A request that is refused or that failed; an API surface turns it into its own error body.
+
+    Attributes:
+        status: The HTTP status: 400, 401, 403, 404, 409, 413, 422, 429, 500 or 503.
+        message: What is wrong and, where there is one, what to do; for the client's eyes.
+        param: The request field at fault, if one is.
+        code: A short machine-readable word, for example ``context_length_exceeded``.
+        retry_after: Seconds after which a retry is worth while; sent with 429 and 503.
+    """
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return self.message

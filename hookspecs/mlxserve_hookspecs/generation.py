@@ -1,0 +1,77 @@
+"""Hooks that shape a reply: constrain its tokens, read its structure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from mlxserve_hookspecs.arrays import Array
+from mlxserve_hookspecs.engine import TextCodec
+from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.requests import GenerationRequest
+
+
+class Constraint(Protocol):
+    """Allows or forbids tokens, for one choice of one request. Runs on the engine thread."""
+
+    def mask(self) -> Array | None:
+        """Return booleans ``[vocab]`` of what may come next; ``None`` when anything may."""
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Learn the tokens that were taken."""
+
+    def rollback(self, count: int) -> None:
+        """Forget the last ``count`` tokens: drafts that were not kept."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the reply is complete and must end here."""
+
+
+@frozen(kw_only=True)
+class OutputDelta:
+    """What a parser made of some text.
+
+    Attributes:
+        content: Text for the reader.
+        reasoning: Text of the model's thinking.
+        tool_calls: Calls that became complete: ``{"name": ..., "arguments": ...}``, arguments as
+            a JSON string.
+    """
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+class OutputParser(Protocol):
+    """Splits one choice's text into content, reasoning and tool calls, as it streams."""
+
+    def feed(self, text: str) -> OutputDelta:
+        """Take the next piece of text and return what became certain."""
+
+    def finish(self) -> OutputDelta:
+        """Return what was held back; the reply has ended."""
+
+
+@hookspec(firstresult=True)
+def make_constraint(request: GenerationRequest, text: TextCodec) -> Constraint | None:
+    """Make the constraint that ``request.constraint`` demands.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to pass. A demand that nobody
+    answers is refused (status 400).
+
+    Called once per choice of a request that has one, on the engine thread.
+    """
+
+
+@hookspec(firstresult=True)
+def make_output_parser(
+    text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+) -> OutputParser | None:
+    """Make the parser of one choice's text.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to pass: all text is content.
+
+    Called once per choice of a chat request, on the event loop.
+    """

@@ -1,0 +1,91 @@
+"""Hooks that tell what happens, from before the start to after the end."""
+
+from attrs import frozen
+
+from mlxserve_hookspecs.engine import EngineStatus, ModelCard
+from mlxserve_hookspecs.events import Finish
+from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.requests import GenerationRequest
+
+
+@frozen(kw_only=True)
+class Iteration:
+    """One turn of the engine.
+
+    Attributes:
+        seconds: How long it took.
+        prefilled: Prompt tokens prefilled.
+        decoded: Tokens that rows of this iteration produced.
+        status: The engine after it.
+    """
+
+    seconds: float
+    prefilled: int
+    decoded: int
+    status: EngineStatus
+
+
+@hookspec
+def preparing() -> None:
+    """Prepare the process before mlx is imported: environment, libraries.
+
+    **Tell.** Every plugin hears it; return nothing.
+
+    Called once, on the main thread, before any module that imports mlx is loaded.
+    """
+
+
+@hookspec
+def started(card: ModelCard) -> None:
+    """Learn that the model is loaded and warm.
+
+    **Tell.** Called once, on the engine thread.
+    """
+
+
+@hookspec
+def stopping() -> None:
+    """Learn that the server drains: nothing new is admitted.
+
+    **Tell.** Called once, on the main thread.
+    """
+
+
+@hookspec
+def request_received(request: GenerationRequest) -> None:
+    """Learn that a request was submitted.
+
+    **Tell.** Called on the event loop: must not block.
+    """
+
+
+@hookspec
+def request_refused(status: int, code: str) -> None:
+    """Learn that a request was refused before it was submitted.
+
+    **Tell.** Called on the event loop: must not block.
+    """
+
+
+@hookspec
+def first_token(request: GenerationRequest, seconds: float) -> None:
+    """Learn that a request's first token came, ``seconds`` after its arrival.
+
+    **Tell.** Called on the engine thread.
+    """
+
+
+@hookspec
+def request_finished(request: GenerationRequest, choice: int, finish: Finish) -> None:
+    """Learn that one choice of a request ended, in whatever way.
+
+    **Tell.** Called on the engine thread.
+    """
+
+
+@hookspec
+def iteration_finished(iteration: Iteration) -> None:
+    """Learn what one iteration did.
+
+    **Tell.** Called on the engine thread after each iteration that did something.
+    """

@@ -1,0 +1,91 @@
+"""Hooks that decide how keys and values lie in memory."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from mlxserve_hookspecs.arrays import Array, Dtype
+from mlxserve_hookspecs.markers import hookspec
+
+
+@frozen
+class PlaneSpec:
+    """The last axis of one plane: a plane is ``[rows, kv_heads, capacity, width]``."""
+
+    width: int
+    dtype: Dtype
+
+
+@frozen(kw_only=True)
+class KvSide:
+    """One layer's keys or values before a codec looks at them.
+
+    Attributes:
+        layer: Index of the layer.
+        side: ``keys`` or ``values``.
+        heads: Key-value heads (of this rank).
+        width: Head dimension.
+        dtype: What the model computes in.
+        window: Sliding window in tokens, if the layer has one.
+        sinks: Whether the layer's attention uses sinks.
+    """
+
+    layer: int
+    side: str
+    heads: int
+    width: int
+    dtype: Dtype
+    window: int | None = None
+    sinks: bool = False
+
+
+class KvCodec(Protocol):
+    """How keys (or values) of one layer become planes, and how attention reads them.
+
+    Pure: no method keeps an array. All run on the engine thread and build lazy graphs only.
+    """
+
+    @property
+    def name(self) -> str:
+        """Names the format exactly, e.g. ``affine-8-64``: part of every block hash."""
+
+    def planes(self, side: KvSide) -> tuple[PlaneSpec, ...]:
+        """Return what ``side`` is held as."""
+
+    def encode(self, x: Array) -> tuple[Array, ...]:
+        """Return the planes of ``x`` ``[rows, heads, tokens, width]``, token by token."""
+
+    def decode(self, planes: Sequence[Array]) -> Array:
+        """Return ``[rows, heads, tokens, width]`` in the model's dtype."""
+
+    def attend(
+        self,
+        queries: Array,
+        keys: Sequence[Array],
+        values: Sequence[Array],
+        *,
+        scale: float,
+        mask: Array | None,
+        sinks: Array | None,
+    ) -> Array:
+        """Return attention's output ``[rows, heads, tokens, width]``.
+
+        Args:
+            queries: ``[rows, query_heads, tokens, width]``.
+            keys: Planes of the keys, whole capacity.
+            values: Planes of the values, whole capacity.
+            scale: Multiplies the scores.
+            mask: Booleans broadcastable to ``[rows, heads, tokens, capacity]``; true is seen.
+            sinks: One logit per query head that joins the softmax, or ``None``.
+        """
+
+
+@hookspec(firstresult=True)
+def make_kv_codec(keys: KvSide, values: KvSide) -> KvCodec | None:
+    """Make the codec of one layer's KV.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to leave this layer plain.
+
+    Called once per attention layer at start, on the engine thread, after the model is loaded.
+    """

@@ -1,0 +1,59 @@
+"""Hooks that put the engine on the network."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from mlxserve_hookspecs.admission import Admission
+from mlxserve_hookspecs.engine import EngineClient
+from mlxserve_hookspecs.markers import hookspec
+
+Route: TypeAlias = Any
+"""Anything that Litestar takes as a route handler: a handler, a controller or a router."""
+
+AppConfig: TypeAlias = Any
+"""A ``litestar.config.app.AppConfig``."""
+
+
+@frozen(kw_only=True)
+class Services:
+    """What a route may use.
+
+    Attributes:
+        engine: The engine.
+        admission: Authenticates and admits requests by asking the plugins.
+        settings: Returns the resolved options: ``(section, name, value, origin)`` rows, secrets
+            masked.
+        plugins: The active plugins' names.
+        clear_cache: Forgets cached blocks in every tier; returns how many, by tier.
+        cache_stats: Each tier's figures, by tier.
+    """
+
+    engine: EngineClient
+    admission: Admission
+    settings: Callable[[], Sequence[tuple[str, str, Any, str]]]
+    plugins: Sequence[str]
+    clear_cache: Callable[[], "dict[str, int]"]
+    cache_stats: Callable[[], "dict[str, dict[str, float]]"]
+
+
+@hookspec
+def routes(services: Services) -> Sequence[Route]:
+    """Add routes to the HTTP application.
+
+    **Gather.** Every plugin is asked.
+
+    Called once at start, on the main thread, before the model is loaded: a handler finds out at
+    each request whether the engine is ready.
+    """
+
+
+@hookspec
+def configure_app(config: AppConfig) -> None:
+    """Change the application's configuration in place: middleware, exception handlers, hooks.
+
+    **Tell.** Every plugin hears it; return nothing.
+
+    Called once at start, on the main thread, after ``routes``.
+    """

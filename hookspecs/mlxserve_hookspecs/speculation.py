@@ -1,0 +1,130 @@
+"""Hooks that guess ahead of the model.
+
+The core verifies every guess, so a bad one costs time and never changes a greedy answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from mlxserve_hookspecs.arrays import Array
+from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.requests import SamplingParams
+
+
+@frozen(kw_only=True)
+class DraftRequest:
+    """One decoding row as a proposer sees it.
+
+    Attributes:
+        uid: The row's sequence, for as long as it lives.
+        tokens: Prompt and reply so far; grows, is never rewritten, must not be changed.
+        prompt_tokens: How many of them are the prompt.
+        room: Most draft tokens that this row can use now.
+        sampling: How the row is sampled.
+        prediction: Tokens that the client expects the reply to resemble.
+    """
+
+    uid: int
+    tokens: Sequence[int] = field(repr=False)
+    prompt_tokens: int
+    room: int
+    sampling: SamplingParams
+    prediction: tuple[int, ...] = field(default=(), repr=False)
+
+
+@frozen
+class Draft:
+    """Tokens that a proposer guesses will come next.
+
+    Attributes:
+        tokens: The guesses, in order.
+        probabilities: The distribution each was drawn from, ``[len(tokens), vocab]``, for a
+            proposer that samples; ``None`` for a deterministic one.
+    """
+
+    tokens: tuple[int, ...] = ()
+    probabilities: Array | None = None
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """How many tokens of a draft the model kept, and what a pass of that width took."""
+
+    uid: int
+    drafted: int
+    accepted: int
+
+
+class Proposer(Protocol):
+    """Guesses. Called on the engine thread, once per iteration."""
+
+    def propose(self, batch: Sequence[DraftRequest]) -> Mapping[int, Draft]:
+        """Return drafts by ``uid``; rows left out decode one token, as without speculation."""
+
+    def finished(self, uids: Sequence[int]) -> None:
+        """Forget what is kept for these sequences."""
+
+
+@frozen(kw_only=True)
+class Verification:
+    """What a pass over drafts found, for an acceptance rule; one entry per row and position.
+
+    Attributes:
+        probabilities: ``[rows, k + 1, vocab]`` float32: the target's distribution after
+            penalties, bias, masks, temperature and filters, at each draft and after the last.
+        drafts: ``[rows, k]`` int32, padded with 0.
+        lengths: ``[rows]`` int32: draft tokens of each row.
+        draft_probabilities: ``[rows, k, vocab]``, or ``None`` for deterministic drafts.
+        uniforms: ``[rows, k + 1]`` float32 in [0, 1): each row's own random numbers.
+    """
+
+    probabilities: Array
+    drafts: Array
+    lengths: Array
+    draft_probabilities: Array | None
+    uniforms: Array
+
+
+class AcceptanceRule(Protocol):
+    """Decides which drafts stay where a row samples; greedy rows are settled by the core."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the output's distribution is the target's own."""
+
+    def accept(self, verification: Verification) -> tuple[Array, Array]:
+        """Return accepted draft counts ``[rows]`` and the weights ``[rows, vocab]`` from which
+        the token after them is drawn. Lazy: builds a graph only.
+        """
+
+
+@hookspec(firstresult=True)
+def make_proposer(vocab_size: int) -> Proposer | None:
+    """Make the proposer.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to pass.
+
+    Called once at start, on the engine thread, after the model is loaded.
+    """
+
+
+@hookspec(firstresult=True)
+def make_acceptance_rule() -> AcceptanceRule | None:
+    """Make the rule that accepts drafts where a row samples.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to pass.
+
+    Called once at start, on the engine thread, if there is a proposer.
+    """
+
+
+@hookspec
+def drafts_verified(verdicts: Sequence[Verdict], seconds: float) -> None:
+    """Learn how many guessed tokens the model kept, and how long the pass took.
+
+    **Tell.** Every plugin hears it; return nothing.
+
+    Called on the engine thread after the forward pass of an iteration that had drafts.
+    """
