@@ -26,7 +26,7 @@ class Command:
 
 
 @hookspec
-def commands() -> Sequence[Command]:
+def commands() -> Sequence[Command] | None:
     """Add subcommands.
 
     **Gather.** Every plugin is asked.

@@ -39,7 +39,7 @@ class Services:
 
 
 @hookspec
-def routes(services: Services) -> Sequence[Route]:
+def routes(services: Services) -> Sequence[Route] | None:
     """Add routes to the HTTP application.
 
     **Gather.** Every plugin is asked.

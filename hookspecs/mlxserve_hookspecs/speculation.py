@@ -95,8 +95,9 @@ class AcceptanceRule(Protocol):
         """Whether the output's distribution is the target's own."""
 
     def accept(self, verification: Verification) -> tuple[Array, Array]:
-        """Return accepted draft counts ``[rows]`` and the weights ``[rows, vocab]`` from which
-        the token after them is drawn. Lazy: builds a graph only.
+        """Return accepted draft counts ``[rows]`` and weights ``[rows, vocab]`` of what follows.
+
+        The token after the accepted drafts is drawn from the weights. Builds a lazy graph only.
         """
 
 
