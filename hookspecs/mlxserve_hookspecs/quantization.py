@@ -1,7 +1,7 @@
 """Hooks that decide how keys and values lie in memory."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from attrs import frozen
 
@@ -66,17 +66,18 @@ class KvCodec(Protocol):
         values: Sequence[Array],
         *,
         scale: float,
-        mask: Array | None,
+        mask: Array | Literal["causal"] | None,
         sinks: Array | None,
     ) -> Array:
         """Return attention's output ``[rows, heads, tokens, width]``.
 
         Args:
             queries: ``[rows, query_heads, tokens, width]``.
-            keys: Planes of the keys, whole capacity.
-            values: Planes of the values, whole capacity.
+            keys: Planes of the keys: the whole capacity, or the first tokens of it.
+            values: Planes of the values, likewise.
             scale: Multiplies the scores.
-            mask: Booleans broadcastable to ``[rows, heads, tokens, capacity]``; true is seen.
+            mask: Booleans broadcastable to ``[rows, heads, tokens, held]``, true is seen; or
+                ``causal``: the queries are the last of the held tokens; or ``None``: all is seen.
             sinks: One logit per query head that joins the softmax, or ``None``.
         """
 

@@ -1,0 +1,65 @@
+"""The attention seam: the one function of mlx-lm's model modules that is replaced.
+
+A model calls its module's ``scaled_dot_product_attention`` with what the layer's cache returned
+from ``update_and_fetch``. Where that is a ``Held`` (rows of several buckets, in the codec's
+planes), the pass that made it attends; anything else goes to mlx-lm's own function.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+from attrs import frozen
+
+NAME = "scaled_dot_product_attention"
+MODELS = "mlx_lm.models."
+
+
+class Attends(Protocol):
+    """Whoever made the planes and knows how to read them."""
+
+    def attend(
+        self, queries: mx.array, keys: "Held", values: "Held", scale: float, sinks: mx.array | None
+    ) -> mx.array:
+        """Return attention's output ``[rows, heads, tokens, width]``."""
+
+
+@frozen
+class Held:
+    """One side of one layer's KV in place of an array: planes per span of the pass."""
+
+    owner: Attends
+    planes: tuple[tuple[mx.array, ...], ...]
+
+
+def bind(model: nn.Module) -> None:
+    """Put the seam into every mlx-lm module that ``model`` is made of; doing so twice is once.
+
+    Other users of those modules see no difference: only a ``Held`` takes the other way.
+    """
+    names = {type(part).__module__ for _, part in model.named_modules()}
+    for name in sorted(names):
+        if name.startswith(MODELS) and hasattr(sys.modules[name], NAME):
+            plain = getattr(sys.modules[name], NAME)
+            if not hasattr(plain, "mlxserve_plain"):
+                setattr(sys.modules[name], NAME, _seam(plain))
+
+
+def _seam(plain: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def attention(
+        queries: mx.array,
+        keys: Any,
+        values: Any,
+        cache: Any = None,
+        scale: float = 1.0,
+        mask: Any = None,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        if isinstance(keys, Held):
+            return keys.owner.attend(queries, keys, values, scale, sinks)
+        return plain(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+
+    attention.mlxserve_plain = plain  # type: ignore[attr-defined]
+    return attention

@@ -1,0 +1,182 @@
+"""Decide at start how a model's KV is held, and prove it against mlx-lm before serving."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from attrs import frozen
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlxserve.kv.attention import bind
+from mlxserve.kv.codec import PlainCodec
+from mlxserve.kv.layout import AttentionLeaf, Layout, Leaf, Unmapped, read_layout
+from mlxserve.kv.passes import LeafCodec
+from mlxserve.kv.solo import SoloStore
+from mlxserve.kv.store import BucketStore, Chunk, RowStore
+from mlxserve_hookspecs import KvCodec, KvSide
+
+CodecMaker = Callable[[KvSide, KvSide], KvCodec | None]
+PROMPTS = ((1, 2, 3, 4, 5, 6), (7, 8, 9))
+STEPS = 2
+
+
+@frozen
+class KvPlan:
+    """How KV is held.
+
+    Attributes:
+        store: Holds it.
+        codecs: The codec's name per attention layer, in order.
+        notes: What falls back and why, one line each.
+    """
+
+    store: RowStore
+    codecs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def plan_kv(model: nn.Module, make_codec: CodecMaker, *, compiled: bool) -> KvPlan:
+    """Return the fastest layout that gives mlx-lm's own logits for a few probe tokens.
+
+    Tried in order: all buckets in one pass through the attention seam; one pass per bucket on
+    real arrays; mlx-lm's own caches, one sequence at a time. Takes a few short forward passes.
+    """
+    expected = [_reference(model, prompt) for prompt in PROMPTS]
+    notes: list[str] = []
+    try:
+        layout = read_layout(make_prompt_cache(model))
+        sides = _sides(model, layout)
+        bind(model)
+        for handles in (True, False):
+            if error := _mismatch(_store(model, layout, sides, _plain(layout), handles), expected):
+                notes.append(f"{'batched' if handles else 'per-bucket'} attention is off: {error}")
+                continue
+            codecs = _codecs(layout, sides, make_codec)
+            store = _store(model, layout, sides, codecs, handles)
+            store.compiled = compiled and handles
+            names = tuple(c.codec.name for c in codecs if c is not None)
+            return KvPlan(store, names, (*notes, *_plain_layers(names)))
+    except Unmapped as reason:
+        notes.append(str(reason))
+    notes.append("KV is held in mlx-lm's own caches, one sequence at a time: slower, no reuse")
+    return KvPlan(SoloStore(model, lambda: make_prompt_cache(model)), (), tuple(notes))
+
+
+def _plain_layers(names: Sequence[str]) -> tuple[str, ...]:
+    plain = [i for i, name in enumerate(names) if name == "plain"]
+    if not plain or len(plain) == len(names):
+        return ()
+    return (f"KV of attention layers {plain} stays plain: their codec declined",)
+
+
+def _store(
+    model: nn.Module,
+    layout: Layout,
+    sides: Sequence[tuple[KvSide, KvSide] | None],
+    codecs: Sequence[LeafCodec | None],
+    handles: bool,
+) -> BucketStore:
+    shapes = []
+    for pair, codec in zip(sides, codecs, strict=True):
+        planes = []
+        for side in pair or ():
+            assert codec is not None
+            planes += [(side.heads, p.width, p.dtype) for p in codec.codec.planes(side)]
+        shapes.append(planes)
+    return BucketStore(model, layout, codecs, shapes, handles=handles)
+
+
+def _plain(layout: Layout) -> list[LeafCodec | None]:
+    plain = LeafCodec(PlainCodec(), 1)
+    return [plain if isinstance(leaf, AttentionLeaf) else None for leaf in layout.leaves]
+
+
+def _codecs(
+    layout: Layout, sides: Sequence[tuple[KvSide, KvSide] | None], make_codec: CodecMaker
+) -> list[LeafCodec | None]:
+    found: list[LeafCodec | None] = []
+    for pair in sides:
+        if pair is None:
+            found.append(None)
+            continue
+        codec = make_codec(*pair) or PlainCodec()
+        found.append(LeafCodec(codec, len(codec.planes(pair[0]))))
+    assert len(found) == len(layout.leaves)
+    return found
+
+
+def _sides(model: nn.Module, layout: Layout) -> list[tuple[KvSide, KvSide] | None]:
+    """Read each attention layer's shapes off mlx-lm's caches after a call that is never run."""
+    caches = make_prompt_cache(model)
+    model(mx.array([PROMPTS[1]]), cache=caches)
+    flat = [part for cache in caches for part in _parts(cache)]
+    return [
+        _pair(index, leaf, cache) if isinstance(leaf, AttentionLeaf) else None
+        for index, (leaf, cache) in enumerate(zip(layout.leaves, flat, strict=True))
+    ]
+
+
+def _parts(cache: Any) -> list[Any]:
+    return [p for part in cache.caches for p in _parts(part)] if hasattr(cache, "caches") else [cache]
+
+
+def _pair(index: int, leaf: Leaf, cache: Any) -> tuple[KvSide, KvSide]:
+    assert isinstance(leaf, AttentionLeaf)
+    if cache.keys is None:
+        raise Unmapped(f"cache {index} of the model is not used by a plain forward pass")
+
+    def side(name: str, array: mx.array) -> KvSide:
+        return KvSide(
+            layer=index,
+            side=name,
+            heads=array.shape[1],
+            width=array.shape[3],
+            dtype=array.dtype,
+            window=leaf.window,
+        )
+
+    return side("keys", cache.keys), side("values", cache.values)
+
+
+def _reference(model: nn.Module, prompt: Sequence[int]) -> mx.array:
+    """Return mlx-lm's logits ``[STEPS, vocab]`` after ``prompt``, greedy."""
+    caches = make_prompt_cache(model)
+    model(mx.array([prompt[:-1]]), cache=caches)
+    token, rows = prompt[-1], []
+    for _ in range(STEPS):
+        rows.append(model(mx.array([[token]]), cache=caches)[0, -1])
+        token = int(mx.argmax(rows[-1]).item())
+    logits = mx.stack(rows)
+    mx.eval(logits)
+    return logits
+
+
+def _mismatch(store: BucketStore, expected: Sequence[mx.array]) -> str | None:
+    """Run the probe prompts as rows of two buckets; return what is wrong, if anything is."""
+    try:
+        rows = []
+        for number, prompt in enumerate(PROMPTS):
+            rows.append(row := store.open(200 + 200 * number))
+            store.prefill([Chunk(row, prompt[:-1])])
+            store.join(row)
+        tokens = mx.array([prompt[-1] for prompt in PROMPTS], mx.int32)
+        worst = 0.0
+        for step in range(STEPS):
+            logits = store.decode(tokens)
+            wanted = mx.stack([e[step] for e in expected])
+            worst = max(worst, _distance(logits, wanted))
+            tokens = mx.argmax(wanted, axis=-1).astype(mx.int32)
+        for row in rows:
+            store.close(row)
+    except Exception as error:  # any model code may raise anything; the next layout is tried
+        return f"{type(error).__name__}: {error}"
+    limit = 1e-3 if expected[0].dtype == mx.float32 else 0.05
+    return None if worst <= limit else f"logits differ from mlx-lm's by {worst:.2g} of their range"
+
+
+def _distance(ours: mx.array, wanted: mx.array) -> float:
+    a, b = ours.astype(mx.float32), wanted.astype(mx.float32)
+    span = (b.max(axis=-1) - b.min(axis=-1)).max()
+    value = (mx.abs(a - b).max() / mx.maximum(span, 1e-30)).item()
+    return float(value) if value == value else float("inf")  # NaN never matches
