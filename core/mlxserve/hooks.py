@@ -1,0 +1,111 @@
+"""Call hooks with the types of their specifications.
+
+``pluggy`` looks hooks up by name and answers ``Any``. Here the specification itself is the
+name, so that an editor and a type checker see through the call to its signature. A plugin that
+raises is named with its distribution.
+"""
+
+from collections.abc import Callable, Mapping
+from types import FunctionType, MappingProxyType, TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from pluggy import HookCaller, HookImpl, PluginManager
+
+from mlxserve_hookspecs import PROJECT, MlxserveError, PluginError, RequestError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MEANT = (MlxserveError, RequestError)
+"""What a hook may raise on purpose: passes through as it is."""
+
+
+class Manager(PluginManager):
+    """A plugin manager that knows which distribution each plugin came with."""
+
+    def __init__(self, distributions: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__(PROJECT)
+        self.distributions = dict(distributions)
+
+
+def ask(manager: PluginManager, spec: Callable[P, R]) -> Callable[P, R]:
+    """Return the caller of a ``firstresult`` hook: the first plugin to answer is heard.
+
+    The caller takes keyword arguments only, and raises ``PluginError`` from what a plugin raised.
+    """
+    return cast(Callable[P, R], _guarded(manager, spec))
+
+
+def gather(manager: PluginManager, spec: Callable[P, R | None]) -> Callable[P, list[R]]:
+    """Return the caller of a hook that every plugin may answer; raises like ``ask``'s."""
+    return cast(Callable[P, list[R]], _guarded(manager, spec))
+
+
+def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
+    """Return the caller of an event: every plugin hears it, whatever the others do.
+
+    A plugin that raises is logged; only a user's mistake (``MlxserveError``) passes through.
+    """
+    caller = _caller(manager, spec)
+
+    def announce(**kwargs: Any) -> None:
+        for impl in reversed(caller.get_hookimpls()):
+            try:
+                impl.function(*[kwargs[name] for name in impl.argnames])
+            except MlxserveError:
+                raise
+            except Exception as error:
+                _log_failure(manager, caller.name, impl, error)
+
+    return cast(Callable[P, None], announce)
+
+
+def owner(manager: PluginManager, name: str) -> str:
+    """Return ``plugin 'ngram' (mlxserve)``: a plugin as an error message names it."""
+    distributions = manager.distributions if isinstance(manager, Manager) else {}
+    return f"plugin {name!r} ({distributions.get(name, 'an unnamed distribution')})"
+
+
+def _guarded(manager: PluginManager, spec: Callable[..., object]) -> Callable[..., object]:
+    caller = _caller(manager, spec)
+
+    def call(**kwargs: Any) -> object:
+        try:
+            return caller(**kwargs)
+        except MEANT:
+            raise
+        except Exception as error:
+            culprit = _culprit(error.__traceback__)
+            who = owner(manager, culprit.plugin_name) if culprit else "a plugin"
+            raise PluginError(f"{who} failed in {caller.name}: {_words(error)}") from error
+
+    return call
+
+
+def _caller(manager: PluginManager, spec: Callable[..., object]) -> HookCaller:
+    return cast(HookCaller, getattr(manager.hook, cast(FunctionType, spec).__name__))
+
+
+def _culprit(trace: TracebackType | None) -> HookImpl | None:
+    """Find the implementation that pluggy was calling: it puts no name on an exception."""
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if frame.f_code.co_name == "_multicall":
+            return cast("HookImpl | None", frame.f_locals.get("hook_impl"))
+    return None
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _log_failure(manager: PluginManager, hook: str, impl: HookImpl, error: Exception) -> None:
+    import structlog  # noqa: PLC0415 - not worth its import time when nothing fails
+
+    structlog.get_logger().error(
+        "plugin failed",
+        hook=hook,
+        plugin=impl.plugin_name,
+        culprit=owner(manager, impl.plugin_name),
+        exc_info=error,
+    )

@@ -1,0 +1,129 @@
+"""What a user can set about the core itself: one frozen class per section."""
+
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from attrs import frozen
+from attrs.validators import and_, ge, le, max_len, min_len, optional
+
+from mlxserve_hookspecs import option
+
+DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+CompileMode: TypeAlias = Literal["auto", "on", "off"]
+LogFormat: TypeAlias = Literal["auto", "console", "json"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+LARGEST: Final = 2**31 - 1
+LONGEST: Final = 365 * 24 * 3600.0
+NAME_LENGTH: Final = 256
+
+_count = and_(ge(1), le(LARGEST))
+_seconds = and_(ge(0.0), le(LONGEST))
+
+
+@frozen(kw_only=True)
+class ModelOptions:
+    """Which model is served, and in which precision.
+
+    Attributes:
+        model: What ``resolve_model`` is asked for.
+        adapter_path: A folder of LoRA weights.
+        served_model_name: The public name instead of ``model``.
+        dtype: ``auto`` is float32 on CPU and the checkpoint's own elsewhere.
+        trust_remote_code: Let the tokenizer run code that comes with the model.
+    """
+
+    model: str = option(
+        "mlx-community/Qwen3-4B-4bit",
+        "model to serve: a hub id, a folder, or what an active plugin understands",
+        check=min_len(1),
+    )
+    adapter_path: Path | None = option(None, "folder of LoRA adapter weights")
+    served_model_name: str | None = option(
+        None,
+        "name by which clients call the model, instead of --model",
+        check=optional(and_(min_len(1), max_len(NAME_LENGTH))),
+    )
+    dtype: DtypeName = option(
+        "auto", "precision of the weights; auto is float32 on CPU, else the checkpoint's own"
+    )
+    trust_remote_code: bool = option(False, "let the tokenizer run code that came with the model")
+
+
+@frozen(kw_only=True)
+class ServerOptions:
+    """Where the server listens, and how it stops."""
+
+    host: str = option("0.0.0.0", "address to bind", check=min_len(1))
+    port: int = option(8000, "port to bind; 0 takes a free one", check=and_(ge(0), le(65535)))
+    max_request_bytes: int = option(1048576, "largest request body", check=_count)
+    shutdown_timeout_s: float = option(
+        30.0, "seconds that requests in flight get to finish at a shutdown", check=_seconds
+    )
+
+
+@frozen(kw_only=True)
+class EngineOptions:
+    """How much runs at once, and in which pieces.
+
+    Attributes:
+        max_kv_size: Most tokens of KV that one sequence keeps; ``None`` is unlimited.
+        prefill_chunk_size: Prompt tokens per iteration when nobody decodes.
+        prefill_chunk_size_shared: Prompt tokens per iteration beside decoding rows.
+    """
+
+    block_size: int = option(16, "tokens per KV block", check=and_(ge(1), le(4096)))
+    num_blocks: int = option(2048, "KV blocks for live rows and cache together", check=_count)
+    max_kv_size: int | None = option(
+        None, "most tokens of KV that one sequence keeps", check=optional(_count)
+    )
+    max_batch_size: int = option(8, "most sequences that decode at once", check=_count)
+    prefill_batch_size: int = option(4, "most sequences that prefill at once", check=_count)
+    completion_batch_size: int = option(
+        32, "most sequences of one request that the engine holds at once", check=_count
+    )
+    max_queue_size: int = option(
+        128, "most requests that wait; a further one is refused (429)", check=_count
+    )
+    prefill_chunk_size: int = option(
+        2048, "prompt tokens per iteration when nobody decodes", check=_count
+    )
+    prefill_chunk_size_shared: int = option(
+        512, "prompt tokens per iteration beside decoding sequences", check=_count
+    )
+    compile: CompileMode = option("auto", "compile the decode step")
+
+
+@frozen(kw_only=True)
+class GenerationOptions:
+    """What a request gets, and what it may ask for; a timeout of 0 is unlimited."""
+
+    default_max_tokens: int = option(512, "max_tokens of a request that names none", check=_count)
+    max_prompt_tokens: int = option(32768, "longest prompt in tokens", check=_count)
+    max_generation_tokens: int = option(32768, "largest max_tokens", check=_count)
+    request_timeout_s: float = option(
+        120.0, "seconds that a request may take; 0 is unlimited", check=_seconds
+    )
+    first_token_timeout_s: float = option(
+        300.0, "seconds to a request's first token; 0 is unlimited", check=_seconds
+    )
+
+
+@frozen(kw_only=True)
+class LoggingOptions:
+    """What is logged, and in which form."""
+
+    log_format: LogFormat = option("auto", "auto is console on a terminal, else json")
+    log_level: LogLevel = option("info", "least severity that is logged")
+
+
+Core: TypeAlias = ModelOptions | ServerOptions | EngineOptions | GenerationOptions | LoggingOptions
+
+SECTIONS: Final[dict[str, type[Core]]] = {
+    "model": ModelOptions,
+    "server": ServerOptions,
+    "engine": EngineOptions,
+    "generation": GenerationOptions,
+    "logging": LoggingOptions,
+}
+"""The core's sections, in the order in which ``--help`` lists them."""
