@@ -20,6 +20,10 @@ MEANT = (MlxserveError, RequestError)
 """What a hook may raise on purpose: passes through as it is."""
 
 
+class PluginCrashError(PluginError):
+    """A plugin raised what it should not have: a bug, to be shown with its traceback."""
+
+
 class Manager(PluginManager):
     """A plugin manager that knows which distribution each plugin came with."""
 
@@ -31,7 +35,7 @@ class Manager(PluginManager):
 def ask(manager: PluginManager, spec: Callable[P, R]) -> Callable[P, R]:
     """Return the caller of a ``firstresult`` hook: the first plugin to answer is heard.
 
-    The caller takes keyword arguments only, and raises ``PluginError`` from what a plugin raised.
+    The caller takes keyword arguments only, and raises ``PluginCrashError`` from what a plugin raised.
     """
     return cast(Callable[P, R], _guarded(manager, spec))
 
@@ -77,7 +81,7 @@ def _guarded(manager: PluginManager, spec: Callable[..., object]) -> Callable[..
         except Exception as error:
             culprit = _culprit(error.__traceback__)
             who = owner(manager, culprit.plugin_name) if culprit else "a plugin"
-            raise PluginError(f"{who} failed in {caller.name}: {_words(error)}") from error
+            raise PluginCrashError(f"{who} failed in {caller.name}: {_words(error)}") from error
 
     return call
 

@@ -1,0 +1,5 @@
+"""The command line: ``mlxserve run | plugins | config`` and what plugins add."""
+
+from mlxserve.cli.main import main
+
+__all__ = ["main"]
