@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 from attrs import frozen
+
+from mlxserve.kv.model import CausalModel
 
 NAME = "scaled_dot_product_attention"
 MODELS = "mlx_lm.models."
@@ -34,7 +35,7 @@ class Held:
     planes: tuple[tuple[mx.array, ...], ...]
 
 
-def bind(model: nn.Module) -> None:
+def bind(model: CausalModel) -> None:
     """Put the seam into every mlx-lm module that ``model`` is made of; doing so twice is once.
 
     Other users of those modules see no difference: only a ``Held`` takes the other way.

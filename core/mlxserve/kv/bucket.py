@@ -10,9 +10,7 @@ from attrs import define, field
 from mlxserve.kv.layout import AttentionLeaf, Leaf
 from mlxserve.kv.passes import LeafPlanes, Planes
 
-CAPACITIES: Final = tuple(
-    sorted({256, 512, 768, *(k << e for e in range(9, 26) for k in (2, 3))})
-)
+CAPACITIES: Final = tuple(sorted({256, 512, 768, *(k << e for e in range(9, 26) for k in (2, 3))}))
 """Size classes in tokens, at most 1.5 times apart from 512 on: waste stays bounded, moves rare."""
 
 ROW_COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -103,9 +101,7 @@ class Bucket:
     def widen(self, capacity: int) -> None:
         """Give every slot room for ``capacity`` tokens (one copy)."""
         more = capacity - self.capacity
-        self.planes = self._map(
-            lambda leaf, a: mx.pad(a, ((0, 0), (0, 0), (0, more), (0, 0))) if self._deep(leaf) else a
-        )
+        self.planes = self._map(lambda leaf, a: _lengthen(a, more) if self._deep(leaf) else a)
         self.capacity = capacity
 
     def release(self, row: Row) -> None:
@@ -148,6 +144,10 @@ class Bucket:
         self.slots += [None] * more
 
 
+def _lengthen(plane: mx.array, more: int) -> mx.array:
+    return mx.pad(plane, [(0, 0), (0, 0), (0, more), (0, 0)])
+
+
 def _put(
     mine: mx.array | None, theirs: mx.array | None, slot: int, rows: int, capacity: int | None
 ) -> mx.array | None:
@@ -157,14 +157,15 @@ def _put(
             mine[slot : slot + 1] = mx.zeros((1, *mine.shape[1:]), mine.dtype)
         return mine
     if capacity is not None and theirs.shape[2] < capacity:
-        theirs = mx.pad(theirs, ((0, 0), (0, 0), (0, capacity - theirs.shape[2]), (0, 0)))
+        theirs = _lengthen(theirs, capacity - theirs.shape[2])
     if mine is None:
         mine = mx.zeros((rows, *theirs.shape[1:]), theirs.dtype)
     return mx.slice_update(mine, theirs, mx.array([slot]), (0,))
 
 
-def empty_planes(leaves: Sequence[Leaf], shapes: Sequence[Sequence[tuple[int, int, mx.Dtype]]],
-                 capacity: int) -> Planes:
+def empty_planes(
+    leaves: Sequence[Leaf], shapes: Sequence[Sequence[tuple[int, int, mx.Dtype]]], capacity: int
+) -> Planes:
     """Return zeroed planes for one slot.
 
     Args:

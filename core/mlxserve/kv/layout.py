@@ -48,7 +48,7 @@ class Layout:
         return any(isinstance(leaf, StateLeaf) for leaf in self.leaves)
 
 
-class Unmapped(Exception):
+class UnmappedError(Exception):
     """A cache class that has no row layout."""
 
 
@@ -56,7 +56,7 @@ def read_layout(caches: Sequence[Any]) -> Layout:
     """Return the layout of what ``mlx_lm.models.cache.make_prompt_cache`` returned.
 
     Raises:
-        Unmapped: A layer has a cache of another class; the message names it.
+        UnmappedError: A layer has a cache of another class; the message names it.
     """
     return Layout(tuple(_tree(cache) for cache in caches))
 
@@ -73,7 +73,7 @@ def _tree(cache: Any) -> Tree:
         case t if t is CacheList:
             return tuple(_tree(part) for part in cache.caches)
         case t:
-            raise Unmapped(f"mlx-lm's {t.__name__} has no row layout")
+            raise UnmappedError(f"mlx-lm's {t.__name__} has no row layout")
 
 
 def _flatten(tree: Tree) -> Iterator[Leaf]:

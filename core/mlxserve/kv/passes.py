@@ -83,10 +83,10 @@ class Pass:
         self.spans, self.starts, self.width, self.handles = spans, starts, width, handles
         self.codecs = codecs
         self.planes: list[Planes] = [list(held) for held in planes]
-        self.offsets = starts[0] if len(starts) == 1 else mx.concatenate(starts)
+        self.offsets = starts[0] if len(starts) == 1 else mx.concatenate(list(starts))
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int, int | None, int], Mask] = {}
-        self._states: list[tuple[int, ArraysCache]] = []
+        self._states: list[tuple[int, Any]] = []
         leaves = iter(range(len(layout.leaves)))
         self.views = [self._view(layer, leaves) for layer in layout.layers]
 
@@ -100,8 +100,8 @@ class Pass:
             return AttentionView(self, index, tree, codec)
         return self._state(index, tree)
 
-    def _state(self, index: int, leaf: StateLeaf) -> ArraysCache:
-        view = ArraysCache(leaf.size)
+    def _state(self, index: int, leaf: StateLeaf) -> Any:
+        view: Any = ArraysCache(leaf.size)
         view.cache = [_join([held[index][i] for held in self.planes]) for i in range(leaf.size)]
         self._states.append((index, view))
         return view
@@ -172,7 +172,10 @@ class AttentionView:
         return self._pass.offsets
 
     def make_mask(
-        self, N: int, return_array: bool = False, window_size: int | None = None
+        self,
+        N: int,  # noqa: N803 - mlx-lm's name
+        return_array: bool = False,
+        window_size: int | None = None,
     ) -> mx.array | None:
         """Return the mask for a model that applies it itself; behind the seam, none."""
         del N, return_array  # the pass knows its width, and an array serves everybody

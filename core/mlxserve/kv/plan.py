@@ -1,16 +1,17 @@
 """Decide at start how a model's KV is held, and prove it against mlx-lm before serving."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
 from attrs import frozen
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxserve.kv.attention import bind
 from mlxserve.kv.codec import PlainCodec
-from mlxserve.kv.layout import AttentionLeaf, Layout, Leaf, Unmapped, read_layout
+from mlxserve.kv.layout import AttentionLeaf, Layout, Leaf, UnmappedError, read_layout
+from mlxserve.kv.model import CausalModel
 from mlxserve.kv.passes import LeafCodec
 from mlxserve.kv.solo import SoloStore
 from mlxserve.kv.store import BucketStore, Chunk, RowStore
@@ -36,7 +37,7 @@ class KvPlan:
     notes: tuple[str, ...]
 
 
-def plan_kv(model: nn.Module, make_codec: CodecMaker, *, compiled: bool) -> KvPlan:
+def plan_kv(model: CausalModel, make_codec: CodecMaker, *, compiled: bool) -> KvPlan:
     """Return the fastest layout that gives mlx-lm's own logits for a few probe tokens.
 
     Tried in order: all buckets in one pass through the attention seam; one pass per bucket on
@@ -57,7 +58,7 @@ def plan_kv(model: nn.Module, make_codec: CodecMaker, *, compiled: bool) -> KvPl
             store.compiled = compiled and handles
             names = tuple(c.codec.name for c in codecs if c is not None)
             return KvPlan(store, names, (*notes, *_plain_layers(names)))
-    except Unmapped as reason:
+    except UnmappedError as reason:
         notes.append(str(reason))
     notes.append("KV is held in mlx-lm's own caches, one sequence at a time: slower, no reuse")
     return KvPlan(SoloStore(model, lambda: make_prompt_cache(model)), (), tuple(notes))
@@ -71,7 +72,7 @@ def _plain_layers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _store(
-    model: nn.Module,
+    model: CausalModel,
     layout: Layout,
     sides: Sequence[tuple[KvSide, KvSide] | None],
     codecs: Sequence[LeafCodec | None],
@@ -106,7 +107,7 @@ def _codecs(
     return found
 
 
-def _sides(model: nn.Module, layout: Layout) -> list[tuple[KvSide, KvSide] | None]:
+def _sides(model: CausalModel, layout: Layout) -> list[tuple[KvSide, KvSide] | None]:
     """Read each attention layer's shapes off mlx-lm's caches after a call that is never run."""
     caches = make_prompt_cache(model)
     model(mx.array([PROMPTS[1]]), cache=caches)
@@ -118,13 +119,15 @@ def _sides(model: nn.Module, layout: Layout) -> list[tuple[KvSide, KvSide] | Non
 
 
 def _parts(cache: Any) -> list[Any]:
-    return [p for part in cache.caches for p in _parts(part)] if hasattr(cache, "caches") else [cache]
+    return (
+        [p for part in cache.caches for p in _parts(part)] if hasattr(cache, "caches") else [cache]
+    )
 
 
 def _pair(index: int, leaf: Leaf, cache: Any) -> tuple[KvSide, KvSide]:
     assert isinstance(leaf, AttentionLeaf)
     if cache.keys is None:
-        raise Unmapped(f"cache {index} of the model is not used by a plain forward pass")
+        raise UnmappedError(f"cache {index} of the model is not used by a plain forward pass")
 
     def side(name: str, array: mx.array) -> KvSide:
         return KvSide(
@@ -139,14 +142,14 @@ def _pair(index: int, leaf: Leaf, cache: Any) -> tuple[KvSide, KvSide]:
     return side("keys", cache.keys), side("values", cache.values)
 
 
-def _reference(model: nn.Module, prompt: Sequence[int]) -> mx.array:
+def _reference(model: CausalModel, prompt: Sequence[int]) -> mx.array:
     """Return mlx-lm's logits ``[STEPS, vocab]`` after ``prompt``, greedy."""
     caches = make_prompt_cache(model)
     model(mx.array([prompt[:-1]]), cache=caches)
     token, rows = prompt[-1], []
     for _ in range(STEPS):
         rows.append(model(mx.array([[token]]), cache=caches)[0, -1])
-        token = int(mx.argmax(rows[-1]).item())
+        token = cast(int, mx.argmax(rows[-1]).item())
     logits = mx.stack(rows)
     mx.eval(logits)
     return logits
@@ -178,5 +181,5 @@ def _mismatch(store: BucketStore, expected: Sequence[mx.array]) -> str | None:
 def _distance(ours: mx.array, wanted: mx.array) -> float:
     a, b = ours.astype(mx.float32), wanted.astype(mx.float32)
     span = (b.max(axis=-1) - b.min(axis=-1)).max()
-    value = (mx.abs(a - b).max() / mx.maximum(span, 1e-30)).item()
-    return float(value) if value == value else float("inf")  # NaN never matches
+    value = cast(float, (mx.abs(a - b).max() / mx.maximum(span, 1e-30)).item())
+    return math.inf if math.isnan(value) else value

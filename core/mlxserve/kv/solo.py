@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from attrs import define, field
 
 from mlxserve.kv.bucket import Bucket, Row
+from mlxserve.kv.model import CausalModel
 from mlxserve.kv.store import Chunk
 
 UNBOUNDED = 1 << 62
@@ -24,7 +24,7 @@ class SoloStore:
         make_caches: Makes one sequence's caches (``mlx_lm.models.cache.make_prompt_cache``).
     """
 
-    model: nn.Module
+    model: CausalModel
     make_caches: Callable[[], list[Any]]
     exclusive_prefill: bool = True
     _caches: dict[Row, list[Any]] = field(factory=dict)

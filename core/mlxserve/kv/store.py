@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 from attrs import define, field, frozen
 
 from mlxserve.kv.bucket import Bucket, Row, capacity_for, empty_planes
 from mlxserve.kv.layout import AttentionLeaf, Layout
+from mlxserve.kv.model import CausalModel
 from mlxserve.kv.passes import LeafCodec, Pass, Planes, Span
 
 
@@ -26,8 +26,9 @@ class RowStore(Protocol):
     All calls are made on the engine thread; graphs stay lazy until the engine evaluates.
     """
 
-    exclusive_prefill: bool
-    """Whether rows of different chunk lengths must be prefilled one by one."""
+    @property
+    def exclusive_prefill(self) -> bool:
+        """Whether every row must be prefilled in a pass of its own."""
 
     def open(self, tokens: int) -> Row:
         """Return a row of its own with room for ``tokens``, not decoding yet."""
@@ -72,7 +73,7 @@ class BucketStore:
     for models that use the fetched arrays themselves.
     """
 
-    model: nn.Module
+    model: CausalModel
     layout: Layout
     codecs: Sequence[LeafCodec | None]
     shapes: Sequence[Sequence[tuple[int, int, mx.Dtype]]]
@@ -155,7 +156,9 @@ class BucketStore:
         if self.handles:
             logits = self._decode_together(tokens)
         else:
-            logits = mx.concatenate([self._run([b], t[:, None])[:, -1] for b, t in self._split(tokens)])
+            logits = mx.concatenate(
+                [self._run([b], t[:, None])[:, -1] for b, t in self._split(tokens)]
+            )
         for row in self.order():
             if row is not None:
                 row.length += 1
@@ -180,19 +183,27 @@ class BucketStore:
         bucket = self.decoding[0]
         if self._traced is None:
             self._traced = mx.compile(self._step)
-        logits, bucket.planes = self._traced(tokens, bucket.starts, bucket.planes)
-        return logits
+        done: tuple[mx.array, Planes] = self._traced(tokens, bucket.starts, bucket.planes)
+        bucket.planes = done[1]
+        return done[0]
 
     def _step(self, tokens: mx.array, starts: mx.array, planes: Planes) -> tuple[mx.array, Planes]:
         # A trace is of one shape: the bucket's capacity is read off the planes of that trace.
         held = zip(self.layout.leaves, planes, strict=True)
-        sizes = [p[0].shape[2] for leaf, p in held if isinstance(leaf, AttentionLeaf) and p[0] is not None]
+        sizes = [
+            p[0].shape[2]
+            for leaf, p in held
+            if isinstance(leaf, AttentionLeaf) and p[0] is not None
+        ]
         span = Span(tokens.shape[0], sizes[0] if sizes else 0)
         logits, new = self._call([span], [starts], [planes], tokens[:, None])
         return logits[:, -1], new[0]
 
     def _run(
-        self, buckets: Sequence[Bucket], tokens: mx.array, reaches: Sequence[int | None] | None = None
+        self,
+        buckets: Sequence[Bucket],
+        tokens: mx.array,
+        reaches: Sequence[int | None] | None = None,
     ) -> mx.array:
         reaches = reaches or [None] * len(buckets)
         spans = [Span(b.rows, b.capacity, r) for b, r in zip(buckets, reaches, strict=True)]
@@ -204,10 +215,15 @@ class BucketStore:
         return logits
 
     def _call(
-        self, spans: Sequence[Span], starts: Sequence[mx.array], planes: Sequence[Planes],
+        self,
+        spans: Sequence[Span],
+        starts: Sequence[mx.array],
+        planes: Sequence[Planes],
         tokens: mx.array,
     ) -> tuple[mx.array, list[Planes]]:
-        run = Pass(self.layout, self.codecs, spans, starts, planes, tokens.shape[1], handles=self.handles)
+        run = Pass(
+            self.layout, self.codecs, spans, starts, planes, tokens.shape[1], handles=self.handles
+        )
         logits = self.model(tokens, cache=run.views)
         return logits, run.finish()
 
@@ -223,7 +239,9 @@ class BucketStore:
 
     def _target(self, capacity: int) -> Bucket | None:
         fits = [b for b in self.decoding if b.capacity == capacity]
-        roomy = [b for b in self.decoding if capacity < b.capacity <= 2 * capacity and b.live < b.rows]
+        roomy = [
+            b for b in self.decoding if capacity < b.capacity <= 2 * capacity and b.live < b.rows
+        ]
         return next(iter((*fits, *sorted(roomy, key=lambda b: b.capacity))), None)
 
     def _enter(self, row: Row) -> None:

@@ -27,9 +27,7 @@ def _uniforms(keys: mx.array, width: int) -> mx.array:
     return mx.vmap(lambda key: mx.random.uniform(shape=(width,), key=key))(keys)
 
 
-def filter_logits(
-    logits: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array
-) -> mx.array:
+def filter_logits(logits: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array) -> mx.array:
     """Set what the filters drop to ``-inf``: first top-k, then top-p of the rest, then min-p.
 
     Tokens as probable as the last one kept are kept too, so that the result does not depend on

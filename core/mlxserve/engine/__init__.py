@@ -1,0 +1,1 @@
+"""The iteration loop: what is admitted, prefilled, decoded and told, one step after the other."""

@@ -1,0 +1,167 @@
+"""Put an engine together: policy, model, KV plan, scheduler, decoder."""
+
+from attrs import frozen
+from mlx import core as mx
+from pluggy import PluginManager
+
+from mlxserve.engine.client import Loaded
+from mlxserve.engine.decoder import Decoder
+from mlxserve.engine.engine import Engine, Outbox
+from mlxserve.engine.inbox import Inbox, Submit
+from mlxserve.engine.prefill import Prefiller
+from mlxserve.engine.scheduler import Capacity, Scheduler
+from mlxserve.hooks import ask
+from mlxserve.kv.plan import CodecMaker, KvPlan, plan_kv
+from mlxserve.model.load import LoadedModel, load
+from mlxserve.options import EngineOptions, GenerationOptions
+from mlxserve.resolved import Resolved
+from mlxserve_hookspecs import (
+    GenerationRequest,
+    KvCodec,
+    KvSide,
+    Limits,
+    ModelCard,
+    PluginError,
+    Progress,
+    SamplingParams,
+    SchedulingPolicy,
+    StopConditions,
+    quantization,
+    scheduling,
+)
+
+
+@frozen
+class Built:
+    """A warm engine and what the outside may know of it."""
+
+    engine: Engine
+    loaded: Loaded
+
+
+def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) -> Built:
+    """Load the model and make the engine; on the engine thread.
+
+    Raises:
+        MlxserveError: A user's mistake: no such model, no policy, ...
+    """
+    policy = ask(resolved.plugins, scheduling.make_policy)()
+    if policy is None:
+        raise PluginError("no active plugin makes a scheduling policy; add --plugins fcfs")
+    model = load(resolved.plugins, resolved.model, progress)
+    plan = plan_kv(model.model, codec_maker(resolved.plugins), compiled=_compiled(resolved.engine))
+    card = _card(resolved, model, plan)
+    engine = make_engine(
+        plugins=resolved.plugins,
+        inbox=inbox,
+        outbox=outbox,
+        model=model,
+        plan=plan,
+        policy=policy,
+        capacity=capacity_of(resolved.engine),
+    )
+    return Built(engine, Loaded(card, model.text))
+
+
+def make_engine(
+    *,
+    plugins: PluginManager,
+    inbox: Inbox,
+    outbox: Outbox,
+    model: LoadedModel,
+    plan: KvPlan,
+    policy: SchedulingPolicy,
+    capacity: Capacity,
+) -> Engine:
+    """Connect the parts."""
+    vocab = _vocab(model)
+    return Engine(
+        plugins=plugins,
+        inbox=inbox,
+        outbox=outbox,
+        text=model.text,
+        scheduler=Scheduler(plan.store, policy, capacity),
+        prefiller=Prefiller(plan.store),
+        decoder=Decoder(plan.store, vocab),
+    )
+
+
+def codec_maker(plugins: PluginManager) -> CodecMaker:
+    """Return how a layer's codec is asked for."""
+
+    def make(keys: KvSide, values: KvSide) -> KvCodec | None:
+        return ask(plugins, quantization.make_kv_codec)(keys=keys, values=values)
+
+    return make
+
+
+def capacity_of(options: EngineOptions) -> Capacity:
+    """Return what may run at once."""
+    blocks = options.num_blocks
+    if options.max_kv_size is not None:
+        blocks = min(blocks, -(-options.max_kv_size // options.block_size))
+    return Capacity(
+        decoding=options.max_batch_size,
+        prefilling=options.prefill_batch_size,
+        live=options.completion_batch_size,
+        blocks=blocks,
+        block_size=options.block_size,
+        chunk_alone=options.prefill_chunk_size,
+        chunk_shared=options.prefill_chunk_size_shared,
+    )
+
+
+def limits_of(options: GenerationOptions, max_len: int | None) -> Limits:
+    """Return what a request may ask for; 0 seconds is unlimited."""
+    return Limits(
+        default_max_tokens=options.default_max_tokens,
+        max_prompt_tokens=options.max_prompt_tokens,
+        max_generation_tokens=options.max_generation_tokens,
+        max_model_len=max_len,
+        request_timeout=options.request_timeout_s or None,
+        first_token_timeout=options.first_token_timeout_s or None,
+    )
+
+
+def warm_up(engine: Engine, inbox: Inbox) -> None:
+    """Run one short request through prefill, decode and sampling, so that the first is not slow."""
+    request = GenerationRequest(
+        id="warm-up",
+        prompt=(1, 2, 3, 4),
+        sampling=SamplingParams(temperature=0.7, seed=0),
+        stop=StopConditions(max_tokens=3, ignore_eos=True),
+    )
+    inbox.put(Submit(request, 0.0, 0))
+    engine.step()
+    while not engine.scheduler.idle:
+        engine.step()
+
+
+def _compiled(options: EngineOptions) -> bool:
+    if options.compile == "auto":
+        return bool(mx.default_device().type != mx.DeviceType.cpu)
+    return options.compile == "on"
+
+
+def _vocab(model: LoadedModel) -> int:
+    logits = model.model(mx.array([[0]]), cache=None)
+    return int(logits.shape[-1])
+
+
+def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan) -> ModelCard:
+    names = dict.fromkeys(n for n in (model.name, resolved.model.model) if n)
+    return ModelCard(
+        id=model.name,
+        aliases=tuple(names)[1:],
+        created=model.created,
+        vocab_size=_vocab(model),
+        limits=limits_of(resolved.generation, model.max_len),
+        has_chat_template=model.text.has_chat_template,
+        identity=model.identity,
+        layout=(f"KV codecs: {_summary(plan)}", *plan.notes),
+    )
+
+
+def _summary(plan: KvPlan) -> str:
+    kinds = {name: plan.codecs.count(name) for name in dict.fromkeys(plan.codecs)}
+    return ", ".join(f"{name} in {count} layers" for name, count in kinds.items()) or "mlx-lm's own"

@@ -1,0 +1,157 @@
+"""The engine as seen from the event loop: submit, iterate, cancel by closing."""
+
+import asyncio
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from attrs import define, evolve, field, frozen
+
+from mlxserve.engine.inbox import Cancel, Inbox, Submit
+from mlxserve_hookspecs import (
+    EngineStatus,
+    GenerationEvent,
+    GenerationRequest,
+    ModelCard,
+    RequestError,
+    TextCodec,
+)
+
+NOT_READY = RequestError(
+    status=503, message="the model is still loading", code="not_ready", retry_after=2.0
+)
+
+
+@frozen
+class Loaded:
+    """What is known once the model is there."""
+
+    card: ModelCard
+    text: TextCodec
+
+
+@define(eq=False)
+class Client:
+    """Implements ``EngineClient``.
+
+    Attributes:
+        inbox: The engine's.
+        max_waiting: Most requests in the queue.
+        max_running: Rows that may be live: as many submissions never wait for long.
+        get_status: Returns the engine's last published status.
+    """
+
+    inbox: Inbox
+    max_waiting: int
+    max_running: int
+    get_status: Callable[[], EngineStatus]
+    loaded: Loaded | None = None
+    closed: RequestError | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _streams: dict[str, "_Stream"] = field(factory=dict)
+
+    @property
+    def card(self) -> ModelCard:
+        """The model that is served."""
+        return self._ready().card
+
+    @property
+    def text(self) -> TextCodec:
+        """The model's tokenizer."""
+        return self._ready().text
+
+    @property
+    def status(self) -> EngineStatus:
+        """The engine now; any thread."""
+        status = self.get_status()
+        return evolve(status, waiting=status.waiting + len(self.inbox))
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the loop on which requests are iterated."""
+        self._loop = loop
+
+    async def generate(
+        self, request: GenerationRequest
+    ) -> AsyncIterator[Sequence[GenerationEvent]]:
+        """Submit ``request`` and yield its events; closing early cancels it."""
+        self._admit()
+        if request.id in self._streams:
+            raise RequestError(status=409, message=f"a request {request.id!r} is running already")
+        stream = self._streams[request.id] = _Stream(request.choices)
+        seed = request.sampling.seed
+        chosen = secrets.randbits(63) if seed is None else seed
+        self.inbox.put(Submit(request, time.monotonic(), chosen))
+        try:
+            while stream.open:
+                yield await stream.take()
+        finally:
+            del self._streams[request.id]
+            if stream.open:
+                self.inbox.put(Cancel(request.id))
+
+    def deliver(self, events: Sequence[GenerationEvent]) -> None:
+        """Hand over an iteration's events; engine thread, does not wait."""
+        if self._loop is None or self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._dispatch, events)
+
+    def _dispatch(self, events: Sequence[GenerationEvent]) -> None:
+        mine: dict[str, list[GenerationEvent]] = defaultdict(list)
+        for event in events:
+            mine[event.request_id].append(event)
+        for request_id, some in mine.items():
+            if stream := self._streams.get(request_id):
+                stream.put(some)
+
+    def _ready(self) -> Loaded:
+        if self.closed is not None:
+            raise self.closed
+        if self.loaded is None:
+            raise NOT_READY
+        return self.loaded
+
+    def _admit(self) -> None:
+        self._ready()
+        status = self.status
+        if status.draining:
+            raise RequestError(
+                status=503,
+                message="the server is shutting down",
+                code="shutting_down",
+                retry_after=30.0,
+            )
+        free = max(self.max_running - status.running, 0)
+        if status.waiting >= self.max_waiting + free:
+            raise RequestError(
+                status=429,
+                message=f"{status.waiting} requests are waiting already",
+                code="queue_full",
+                retry_after=1.0 + status.waiting / 8,
+            )
+
+
+@define(eq=False)
+class _Stream:
+    """The events of one request that its reader has not taken yet.
+
+    Events of a slow reader are merged by the reader's next turn: what waits is bounded by the
+    request's own ``max_tokens``, and nobody else waits for it.
+    """
+
+    unfinished: int
+    _events: list[GenerationEvent] = field(factory=list)
+    _ready: asyncio.Event = field(factory=asyncio.Event)
+    open: bool = True
+
+    def put(self, events: Sequence[GenerationEvent]) -> None:
+        self._events += events
+        self._ready.set()
+
+    async def take(self) -> Sequence[GenerationEvent]:
+        await self._ready.wait()
+        self._ready.clear()
+        events, self._events = self._events, []
+        self.unfinished -= sum(event.finish is not None for event in events)
+        self.open = self.unfinished > 0
+        return events

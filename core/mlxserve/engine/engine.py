@@ -1,0 +1,308 @@
+"""The iteration loop. ``Engine.step`` is the whole of it."""
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from typing import Any
+
+import structlog
+from attrs import define, evolve, field
+from pluggy import PluginManager
+
+from mlxserve.engine.decoder import Decoder, Launched
+from mlxserve.engine.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
+from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
+from mlxserve.engine.prefill import Prefiller
+from mlxserve.engine.problems import (
+    as_request_error,
+    overdue,
+    shutting_down,
+    too_long,
+    unconstrained,
+)
+from mlxserve.engine.scheduler import Scheduler
+from mlxserve.engine.sequence import Sequence, sequences_of
+from mlxserve.hooks import ask, tell
+from mlxserve_hookspecs import (
+    EngineStatus,
+    GenerationEvent,
+    Iteration,
+    RequestError,
+    TextCodec,
+    generation,
+    lifecycle,
+)
+
+log = structlog.get_logger("mlxserve.engine")
+IDLE_WAIT = 0.5
+Outbox = Callable[[Items[GenerationEvent]], None]
+
+
+@define(eq=False)
+class Engine:
+    """Runs every live sequence forward, one iteration after the other, on one thread.
+
+    Attributes:
+        plugins: Whose hooks are called.
+        inbox: What other threads ask for.
+        outbox: Told the events of each iteration, on this thread; must not wait.
+        text: The tokenizer.
+        scheduler: Who runs.
+        prefiller: Runs prompts.
+        decoder: Runs decode steps.
+    """
+
+    plugins: PluginManager
+    inbox: Inbox
+    outbox: Outbox
+    text: TextCodec
+    scheduler: Scheduler
+    prefiller: Prefiller
+    decoder: Decoder
+    counters: dict[str, float] = field(factory=dict)
+    steps: int = 0
+    draining: float | None = None
+    _uids: int = 0
+    _events: list[GenerationEvent] = field(factory=list)
+    _inflight: Launched | None = None
+    _prefilled: int = 0
+    _decoded: int = 0
+
+    def step(self) -> bool:
+        """Run one iteration; return whether there was anything to do."""
+        turn = self.receive()
+        began = time.monotonic()
+        self._prefilled = self._decoded = 0
+        self.expire(turn.now)
+        self.schedule(turn.now)
+        self.prefill()
+        self.forward(turn.now)
+        self.publish(began)
+        return not self.scheduler.idle
+
+    # -- receive -----------------------------------------------------------------------------
+
+    def receive(self) -> Turn:
+        """Take messages; wait for one when there is nothing else to do."""
+        turn = self.inbox.take(IDLE_WAIT if self.scheduler.idle else 0.0)
+        for message in turn.messages:
+            match message:
+                case Submit():
+                    self._submit(message)
+                case Cancel():
+                    self._cancel(message.request_id, turn.now)
+                case Drain():
+                    self.draining = message.deadline
+                case ClearCache():
+                    message.done.set()
+        return turn
+
+    def _submit(self, message: Submit) -> None:
+        request = message.request
+        room = self.scheduler.capacity.tokens - len(request.prompt)
+        limit = min(request.stop.max_tokens, max(room, 0))
+        uids = range(self._uids, self._uids + request.choices)
+        self._uids += request.choices
+        made = sequences_of(
+            request,
+            arrived=message.arrived,
+            seed=message.seed,
+            uids=uids,
+            text=self.text,
+            max_tokens=limit,
+        )
+        self.scheduler.enqueue(made[0])
+        needed = self.scheduler.store.cost(len(request.prompt) + 1)
+        if needed > self.scheduler.capacity.tokens:
+            self.fail(made[0], too_long(needed, self.scheduler.capacity.tokens))
+            return
+        if request.constraint is not None:
+            for sequence in made:
+                self._constrain(sequence)
+
+    def _constrain(self, sequence: Sequence) -> None:
+        try:
+            made = ask(self.plugins, generation.make_constraint)(
+                request=sequence.request, text=self.text
+            )
+        except Exception as error:
+            self.fail(sequence, as_request_error(error))
+            return
+        if made is None:
+            self.fail(sequence, unconstrained())
+        sequence.constraint = made
+
+    def _cancel(self, request_id: str, now: float) -> None:
+        for sequence in [s for s in self.scheduler.all if s.request.id == request_id]:
+            sequence.siblings = []
+            self._end(sequence, Ending("cancelled"), now)
+
+    # -- time --------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """End what has run out of time."""
+        if self.scheduler.idle:
+            return
+        for sequence in self.scheduler.all:
+            if error := overdue(sequence, now):
+                self.fail(sequence, error, "timeout")
+            elif self.draining is not None and now >= self.draining:
+                self.fail(sequence, shutting_down())
+
+    # -- schedule ----------------------------------------------------------------------------
+
+    def schedule(self, now: float) -> None:
+        """Admit sequences, let prefilled ones decode, make room for the next tokens."""
+        self.scheduler.admit(now)
+        for lead in self.scheduler.prefilled():
+            for sequence in (lead, *self.scheduler.fork(lead)):
+                if sequence.max_tokens <= 0:
+                    self._end(sequence, Ending("length"), now, scored(sequence))
+        self.scheduler.promote()
+        for sequence in self.scheduler.make_room(1, now):
+            self._end(sequence, Ending("length"), now)
+
+    # -- forward -----------------------------------------------------------------------------
+
+    def prefill(self) -> None:
+        """Run this iteration's prefill passes."""
+        for together in self.scheduler.chunks():
+            try:
+                self._prefilled += self.prefiller.run(together)
+            except Exception as error:
+                log.exception("prefill failed", rows=len(together))
+                self.prefiller.reset()
+                for sequence, _ in together:
+                    self.fail(sequence, as_request_error(error))
+                continue
+            self._events += [progress(s) for s, _ in together if s.remaining_prefill]
+
+    def forward(self, now: float) -> None:
+        """Launch the next decode step, then read the one before it."""
+        if self.decoder.must_read_first(self.scheduler.decoding):
+            self._settle(now)
+        self._masks(now)
+        try:
+            launched = self.decoder.launch(self.scheduler.decoding)
+        except Exception as error:
+            self._fail_batch(error)
+            return
+        self._settle(now)
+        self._inflight = launched
+
+    def _masks(self, now: float) -> None:
+        for sequence in [s for s in self.scheduler.decoding if s.constraint is not None]:
+            try:
+                assert sequence.constraint is not None
+                sequence.mask = sequence.constraint.mask()
+            except Exception as error:
+                log.exception("constraint failed", request=sequence.request.id)
+                self.fail(sequence, as_request_error(error), now=now)
+
+    def _settle(self, now: float) -> None:
+        step, self._inflight = self._inflight, None
+        if step is None:
+            return
+        try:
+            read = step.read()
+        except Exception as error:
+            self._fail_batch(error)
+            return
+        now = max(now, time.monotonic())
+        for sequence, token, logprob in read:
+            sequence.launched -= 1
+            if not sequence.alive:
+                continue
+            self._decoded += 1
+            try:
+                event, ending = take_token(sequence, token, logprob, now)
+            except Exception as error:
+                log.exception("reading a token failed", request=sequence.request.id)
+                self.fail(sequence, as_request_error(error))
+                continue
+            if sequence.generated == 1:
+                seconds = now - sequence.arrived
+                tell(self.plugins, lifecycle.first_token)(request=sequence.request, seconds=seconds)
+            if ending is None:
+                self._events.append(event)
+            else:
+                self._end(sequence, ending, now, event)
+        self.decoder.was_read(step)
+
+    # -- endings -----------------------------------------------------------------------------
+
+    def fail(
+        self, sequence: Sequence, error: RequestError, reason: Any = "error", now: float = 0.0
+    ) -> None:
+        """End one sequence with an error; siblings that have not forked yet go on."""
+        self.scheduler.orphan(sequence)
+        self._end(sequence, Ending(reason), now or time.monotonic(), error=error)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        ending: Ending,
+        now: float,
+        event: GenerationEvent | None = None,
+        error: RequestError | None = None,
+    ) -> None:
+        if not sequence.alive:
+            return
+        self.scheduler.finish(sequence)
+        done = finish(sequence, ending, now, error)
+        base = event or GenerationEvent(request_id=sequence.request.id, choice=sequence.choice)
+        self._events.append(evolve(base, finish=done))
+        self._count("prompt_tokens", done.usage.prompt_tokens if sequence.choice == 0 else 0)
+        self._count("generation_tokens", done.usage.completion_tokens)
+        self._count(f"finished_{ending.reason}", 1)
+        tell(self.plugins, lifecycle.request_finished)(
+            request=sequence.request, choice=sequence.choice, finish=done
+        )
+
+    def _fail_batch(self, error: Exception) -> None:
+        """Fail everything that decodes: its tokens and KV cannot be trusted any more."""
+        log.error("decode step failed", rows=len(self.scheduler.decoding), exc_info=error)
+        self._inflight = None
+        self.decoder.reset()
+        self._count("failed_steps", 1)
+        for sequence in [*self.scheduler.decoding, *self.scheduler.draining]:
+            self.fail(sequence, as_request_error(error))
+
+    def abandon(self, error: RequestError) -> None:
+        """Fail everything: the loop cannot go on."""
+        for sequence in self.scheduler.all:
+            self.fail(sequence, error)
+        self.outbox(self._events)
+
+    def _count(self, name: str, amount: float) -> None:
+        self.counters[name] = self.counters.get(name, 0.0) + amount
+
+    # -- publish -----------------------------------------------------------------------------
+
+    def publish(self, began: float) -> None:
+        """Hand this iteration's events to the outbox and tell the plugins."""
+        if self._events:
+            events, self._events = self._events, []
+            self.outbox(events)
+        if self._prefilled or self._decoded:
+            self.steps += 1
+            iteration = Iteration(
+                seconds=time.monotonic() - began,
+                prefilled=self._prefilled,
+                decoded=self._decoded,
+                status=self.status(),
+            )
+            tell(self.plugins, lifecycle.iteration_finished)(iteration=iteration)
+
+    def status(self) -> EngineStatus:
+        """Return the engine as it is; on the engine thread."""
+        return EngineStatus(
+            ready=True,
+            draining=self.draining is not None,
+            running=len(self.scheduler.running) + len(self.scheduler.draining),
+            waiting=len(self.scheduler.waiting),
+            used_blocks=self.scheduler.blocks_used(),
+            total_blocks=self.scheduler.capacity.blocks,
+            steps=self.steps,
+            counters=dict(self.counters) | {"preemptions": float(self.scheduler.preemptions)},
+        )

@@ -1,0 +1,262 @@
+"""Who waits, who prefills, who decodes; who must give way when KV runs out."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+
+from attrs import define, field, frozen
+
+from mlxserve.engine.sequence import Phase, Sequence
+from mlxserve.kv.store import Chunk, RowStore
+from mlxserve_hookspecs import Load, SchedulingPolicy
+
+
+@frozen(kw_only=True)
+class Capacity:
+    """What may run at once.
+
+    Attributes:
+        decoding: Rows in decode.
+        prefilling: Rows in prefill, or prefilled and waiting for a place in decode.
+        live: Rows altogether.
+        blocks: Blocks of KV.
+        block_size: Tokens per block.
+        chunk_alone: Prefill tokens per iteration when nobody decodes.
+        chunk_shared: Prefill tokens per iteration beside decoding rows.
+    """
+
+    decoding: int
+    prefilling: int
+    live: int
+    blocks: int
+    block_size: int
+    chunk_alone: int
+    chunk_shared: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of KV that fit."""
+        return self.blocks * self.block_size
+
+
+@define(eq=False)
+class Scheduler:
+    """Moves sequences through their phases; decides with the policy, never runs the model."""
+
+    store: RowStore
+    policy: SchedulingPolicy
+    capacity: Capacity
+    waiting: list[Sequence] = field(factory=list)
+    prefilling: list[Sequence] = field(factory=list)
+    ready: list[Sequence] = field(factory=list)
+    decoding: list[Sequence] = field(factory=list)
+    draining: list[Sequence] = field(factory=list)
+    preemptions: int = 0
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that own a row."""
+        return [*self.prefilling, *self.ready, *self.decoding]
+
+    @property
+    def all(self) -> list[Sequence]:
+        """Every sequence that is not finished, forks to come included."""
+        mine = [*self.waiting, *self.running, *self.draining]
+        return [*mine, *(s for lead in mine for s in lead.siblings)]
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.waiting or self.prefilling or self.ready or self.decoding or self.draining)
+
+    def enqueue(self, sequence: Sequence) -> None:
+        """Put a sequence into the queue."""
+        sequence.phase = Phase.WAITING
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and free its row."""
+        for place in (self.waiting, self.prefilling, self.ready, self.decoding, self.draining):
+            if sequence in place:
+                place.remove(sequence)
+        self._release(sequence)
+        sequence.phase = Phase.FINISHED
+
+    def orphan(self, sequence: Sequence) -> None:
+        """Let a finished sequence's siblings go on without it: each from the queue."""
+        for sibling in sequence.siblings:
+            self.enqueue(sibling)
+        sequence.siblings = []
+
+    # -- one iteration ---------------------------------------------------------------------
+
+    def admit(self, now: float) -> list[Sequence]:
+        """Give rows to waiting sequences, in the policy's order; return those admitted."""
+        admitted: list[Sequence] = []
+        for sequence in self._ordered(now):
+            if not self._has_place() or not self._fits(self.store.cost(len(sequence.tokens) + 1)):
+                break
+            self.waiting.remove(sequence)
+            sequence.row = self.store.open(len(sequence.tokens) + 1)
+            sequence.phase = Phase.PREFILLING
+            sequence.admitted_at = sequence.admitted_at or now
+            self.prefilling.append(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def chunks(self) -> list[list[tuple[Sequence, Chunk]]]:
+        """Return this iteration's prefill passes, each a list of rows that run together."""
+        left = self.policy.prefill_tokens(self._load())
+        passes: list[list[tuple[Sequence, Chunk]]] = []
+        todo = [s for s in self.prefilling if s.remaining_prefill]
+        while todo and left > 0:
+            together = self._together(todo, left)
+            passes.append(together)
+            todo = [s for s in todo if s not in [member for member, _ in together]]
+            left -= len(together) * max(len(chunk.tokens) for _, chunk in together)
+        return passes
+
+    def prefilled(self) -> list[Sequence]:
+        """Return sequences whose prefill has just ended; they are ready from now on."""
+        done = [s for s in self.prefilling if not s.remaining_prefill]
+        for sequence in done:
+            self.prefilling.remove(sequence)
+            sequence.phase = Phase.READY
+            self.ready.append(sequence)
+        return done
+
+    def fork(self, lead: Sequence) -> list[Sequence]:
+        """Give a lead's siblings copies of its row, as far as there is room; queue the rest."""
+        forked = []
+        assert lead.row is not None
+        for sibling in lead.siblings:
+            if len(self.running) < self.capacity.live and self._fits(lead.row.capacity):
+                sibling.row = self.store.fork(lead.row)
+                sibling.cached, sibling.admitted_at = dict(lead.cached), lead.admitted_at
+                sibling.prompt_logprobs = lead.prompt_logprobs
+                sibling.phase = Phase.READY
+                self.ready.append(sibling)
+                forked.append(sibling)
+            else:
+                self.enqueue(sibling)
+        lead.siblings = []
+        return forked
+
+    def promote(self) -> None:
+        """Let ready sequences decode, as far as there are places; retire what needs no more."""
+        for sequence in [s for s in self.decoding if s.to_launch <= 0]:
+            self.decoding.remove(sequence)
+            self._release(sequence)
+            sequence.phase = Phase.DRAINING
+            self.draining.append(sequence)
+        while self.ready and len(self.decoding) < self.capacity.decoding:
+            sequence = self.ready.pop(0)
+            assert sequence.row is not None
+            self.store.join(sequence.row)
+            sequence.phase = Phase.DECODING
+            self.decoding.append(sequence)
+
+    def make_room(self, width: int, now: float) -> list[Sequence]:
+        """Make sure that every decoding row has room for ``width`` tokens more.
+
+        Returns:
+            Sequences that can go no further: alone, and KV is full.
+        """
+        stuck = []
+        for sequence in list(self.decoding):
+            while sequence.phase is Phase.DECODING and not self._grow(sequence, width):
+                if not self._preempt_for(sequence, now):
+                    stuck.append(sequence)
+                    break
+        return stuck
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take back a sequence's row; it goes on later from where it was."""
+        for place in (self.prefilling, self.ready, self.decoding):
+            if sequence in place:
+                place.remove(sequence)
+        self._release(sequence)
+        sequence.preempted += 1
+        self.preemptions += 1
+        self.enqueue(sequence)
+
+    def blocks_used(self) -> int:
+        """Return how many blocks the rows' memory amounts to."""
+        return -(-self.store.tokens_held() // self.capacity.block_size)
+
+    # -- the parts -------------------------------------------------------------------------
+
+    def _ordered(self, now: float) -> Iterable[Sequence]:
+        # A preempted sequence may have a token in flight; it waits until that is read.
+        free = [s for s in self.waiting if not s.launched]
+        if not free:
+            return ()
+        by_id = {str(s.uid): s for s in free}
+        return [by_id[c.id] for c in self.policy.order([s.candidate() for s in free], now)]
+
+    def _has_place(self) -> bool:
+        before_decoding = len(self.prefilling) + len(self.ready)
+        places = max(self.capacity.decoding - len(self.decoding), 0)
+        return (
+            len(self.running) < self.capacity.live
+            and len(self.prefilling) < self.capacity.prefilling
+            and before_decoding < places + self.capacity.prefilling
+        )
+
+    def _fits(self, tokens: int) -> bool:
+        return self.store.tokens_held() + tokens <= self.capacity.tokens
+
+    def _load(self) -> Load:
+        return Load(
+            decoding=len(self.decoding),
+            prefilling=len(self.prefilling),
+            waiting=len(self.waiting),
+            chunk_alone=self.capacity.chunk_alone,
+            chunk_shared=self.capacity.chunk_shared,
+        )
+
+    def _together(self, todo: Items[Sequence], left: int) -> list[tuple[Sequence, Chunk]]:
+        lead = todo[0]
+        width = min(lead.remaining_prefill, left)
+        chosen = [lead]
+        for other in todo[1:]:
+            if self.store.exclusive_prefill or (len(chosen) + 1) * width > left:
+                break
+            mine = other.remaining_prefill
+            # At most half of a padded row is padding, and the padding has room.
+            if other.row and width // 2 <= mine <= width <= other.row.capacity - other.held:
+                chosen.append(other)
+        return [(s, _chunk(s, width)) for s in chosen]
+
+    def _grow(self, sequence: Sequence, width: int) -> bool:
+        row = sequence.row
+        assert row is not None
+        need = row.length + width
+        if need <= row.capacity:
+            return True
+        more = self.store.cost(need)
+        # The old place is given up only after the move, and a bucket of one widens in place.
+        if not self._fits(more if row.bucket.rows > 1 else more - row.capacity):
+            return False
+        self.store.room(row, need)
+        return True
+
+    def _preempt_for(self, sequence: Sequence, now: float) -> bool:
+        others = [s for s in self.running if s is not sequence]
+        by_id = {str(s.uid): s for s in others}
+        everybody = [s.candidate() for s in (*others, sequence)]
+        victim = self.policy.victim(everybody, now)
+        if victim is None or not others:
+            return False
+        self.preempt(by_id.get(victim.id, sequence))
+        return True
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.row is not None:
+            self.store.close(sequence.row)
+            sequence.row = None
+
+
+def _chunk(sequence: Sequence, width: int) -> Chunk:
+    assert sequence.row is not None
+    end = min(sequence.held + width, len(sequence.tokens) - 1)
+    return Chunk(sequence.row, sequence.tokens[sequence.held : end])

@@ -1,0 +1,179 @@
+"""One choice of one request, from the queue to its last token."""
+
+from collections.abc import Sequence as Tokens
+from enum import Enum, auto
+
+from attrs import define, field
+
+from mlxserve.kv.bucket import Row
+from mlxserve.sampling.batch import SampledRow, base_key
+from mlxserve.text.detokenizer import Detokenizer
+from mlxserve.text.stops import StopMatcher
+from mlxserve_hookspecs import (
+    Array,
+    Candidate,
+    Constraint,
+    GenerationRequest,
+    TextCodec,
+    TokenLogprob,
+    Usage,
+)
+
+
+class Phase(Enum):
+    """Where a sequence is."""
+
+    WAITING = auto()
+    PREFILLING = auto()
+    READY = auto()
+    DECODING = auto()
+    DRAINING = auto()
+    FINISHED = auto()
+
+
+@define(eq=False)
+class Sequence:
+    """One record per sequence; whatever is known of it is here.
+
+    Attributes:
+        uid: Unique in the life of the engine.
+        request: What was asked.
+        choice: Which of the request's choices.
+        arrived: Monotonic seconds.
+        key: The base of its random numbers.
+        max_tokens: Most tokens to generate: the request's number within what KV can hold.
+        eos: Tokens that end the reply.
+        tokens: Prompt and what was generated and read.
+        row: Its KV, while it has a place.
+        launched: Tokens launched on the device and not read yet.
+        siblings: Further choices that fork from this one when its prefill is done.
+        constraint: What a plugin allows and forbids, if the request demands it.
+        mask: What the constraint allows next.
+        cached: Prompt tokens that came from each cache tier.
+    """
+
+    uid: int
+    request: GenerationRequest
+    choice: int
+    arrived: float
+    key: int
+    max_tokens: int
+    eos: frozenset[int]
+    detokenizer: Detokenizer
+    stops: StopMatcher
+    tokens: list[int]
+    phase: Phase = Phase.WAITING
+    row: Row | None = None
+    launched: int = 0
+    preempted: int = 0
+    siblings: list["Sequence"] = field(factory=list)
+    constraint: Constraint | None = None
+    mask: Array | None = None
+    cached: dict[str, int] = field(factory=dict)
+    accepted_drafts: int = 0
+    rejected_drafts: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(factory=list)
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.request.prompt)
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated and read."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def to_launch(self) -> int:
+        """Tokens that may still be launched."""
+        return self.max_tokens - self.generated - self.launched
+
+    @property
+    def held(self) -> int:
+        """Tokens whose KV is in the row."""
+        return 0 if self.row is None else self.row.length
+
+    @property
+    def remaining_prefill(self) -> int:
+        """Tokens to prefill: all but the last, which enters decoding."""
+        return max(len(self.tokens) - 1 - self.held, 0)
+
+    @property
+    def eos_banned(self) -> bool:
+        """Whether the reply must not end with the next token."""
+        return self.generated + self.launched < self.request.stop.min_tokens
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything more may be told of it."""
+        return self.phase is not Phase.FINISHED
+
+    @property
+    def usage(self) -> Usage:
+        """Counts so far."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.generated,
+            cached_tokens=sum(self.cached.values()),
+            cached_by_tier=dict(self.cached),
+            accepted_draft_tokens=self.accepted_drafts,
+            rejected_draft_tokens=self.rejected_drafts,
+        )
+
+    def candidate(self) -> Candidate:
+        """Return what a scheduling policy sees."""
+        return Candidate(
+            id=str(self.uid),
+            priority=self.request.priority,
+            tenant=self.request.tenant,
+            arrived=self.arrived,
+            prompt_tokens=self.prompt_tokens,
+            remaining_prefill=self.remaining_prefill,
+            generated=self.generated,
+            preempted=self.preempted,
+        )
+
+    def sampled_row(self) -> SampledRow:
+        """Return what sampling sees; only penalties look at the tokens."""
+        penalised = self.request.sampling.penalised
+        return SampledRow(
+            params=self.request.sampling,
+            key=self.key,
+            banned=(self.eos | self.request.stop.token_ids) if self.eos_banned else frozenset(),
+            prompt=self.request.prompt if penalised else (),
+            generated=self.tokens[self.prompt_tokens :] if penalised else (),
+            mask=self.mask,
+        )
+
+
+def sequences_of(
+    request: GenerationRequest,
+    *,
+    arrived: float,
+    seed: int,
+    uids: Tokens[int],
+    text: TextCodec,
+    max_tokens: int,
+) -> list[Sequence]:
+    """Return a request's sequences: one per choice, the others as siblings of the first."""
+    eos = frozenset() if request.stop.ignore_eos else text.eos_token_ids
+    made = [
+        Sequence(
+            uid=uid,
+            request=request,
+            choice=choice,
+            arrived=arrived,
+            key=base_key(seed, choice),
+            max_tokens=max_tokens,
+            eos=eos,
+            detokenizer=Detokenizer(text, skip_special_tokens=request.skip_special_tokens),
+            stops=StopMatcher(request.stop.strings),
+            tokens=list(request.prompt),
+        )
+        for choice, uid in enumerate(uids)
+    ]
+    made[0].siblings = made[1:]
+    return made

@@ -1,0 +1,150 @@
+"""The engine's thread: started, fed, watched and stopped from outside."""
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from attrs import define, evolve, field
+
+from mlxserve.engine.client import Client
+from mlxserve.engine.inbox import ClearCache, Drain, Inbox
+from mlxserve.hooks import tell
+from mlxserve.resolved import Resolved
+from mlxserve_hookspecs import EngineClient, EngineStatus, Progress, RequestError, lifecycle
+
+if TYPE_CHECKING:
+    from mlxserve.engine.engine import Engine
+
+log = structlog.get_logger("mlxserve.engine")
+SHUTTING_DOWN = RequestError(
+    status=503, message="the server is shutting down", code="shutting_down", retry_after=30.0
+)
+LOADING = EngineStatus(ready=False)
+STOPPED = RequestError(status=503, message="the engine has stopped", code="engine_stopped")
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    del what, done, total
+
+
+@define(eq=False)
+class EngineService:
+    """Owns the one thread that runs MLX.
+
+    Attributes:
+        resolved: The run's settings.
+        progress: Told how loading goes.
+        loaded: Set when the model is loaded and warm, or loading failed.
+        failure: Why it failed, or what ended the loop later.
+    """
+
+    resolved: Resolved
+    progress: Progress = _silent
+    loaded: threading.Event = field(factory=threading.Event)
+    failure: BaseException | None = None
+    _inbox: Inbox = field(factory=Inbox)
+    _client: Client = field(init=False)
+    _thread: threading.Thread = field(init=False)
+    _status: EngineStatus = LOADING
+    _busy_since: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        options = self.resolved.engine
+        self._client = Client(
+            inbox=self._inbox,
+            max_waiting=options.max_queue_size,
+            max_running=min(options.completion_batch_size, options.max_batch_size),
+            get_status=self.status,
+        )
+        self._thread = threading.Thread(target=self._run, name="mlxserve-engine", daemon=True)
+
+    @property
+    def client(self) -> EngineClient:
+        """The engine as API surfaces see it."""
+        return self._client
+
+    def start(self) -> None:
+        """Start the thread: it loads the model, warms up and serves."""
+        self._thread.start()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the event loop on which requests are served."""
+        self._client.attach(loop)
+
+    def status(self) -> EngineStatus:
+        """Return the engine as it was after its last iteration; any thread."""
+        since = self._busy_since
+        age = 0.0 if since is None else time.monotonic() - since
+        return evolve(self._status, last_step_age=age)
+
+    def drain(self, timeout: float) -> bool:
+        """Stop admission and wait for what is in flight; return whether all of it finished.
+
+        What is left after ``timeout`` seconds ends with an error event. Blocks; any thread but
+        the engine's.
+        """
+        self._client.closed = SHUTTING_DOWN
+        deadline = time.monotonic() + timeout
+        self._inbox.put(Drain(deadline))
+        while self._thread.is_alive() and not self._quiet():
+            if time.monotonic() > deadline + 5.0:
+                return False  # a step hangs: nobody can end what is in it
+            time.sleep(0.02)
+        return time.monotonic() < deadline
+
+    def stop(self) -> None:
+        """End the loop and wait for the thread, for a few seconds."""
+        self._inbox.close()
+        if self._thread.is_alive():
+            self._thread.join(10.0)
+
+    def clear_cache(self) -> dict[str, int]:
+        """Forget cached blocks in every tier; return how many, by tier. Blocks for an iteration."""
+        message = ClearCache()
+        self._inbox.put(message)
+        message.done.wait(30.0)
+        return dict(message.dropped)
+
+    def cache_stats(self) -> dict[str, dict[str, float]]:
+        """Return each tier's figures."""
+        return {}
+
+    def _quiet(self) -> bool:
+        status = self._status
+        return len(self._inbox) == 0 and status.running == 0 and status.waiting == 0
+
+    def _run(self) -> None:
+        try:
+            engine = self._load()
+        except BaseException as error:  # the thread ends; whoever started it is told
+            self.failure = error
+            self._status = EngineStatus(ready=False, error=str(error))
+            self.loaded.set()
+            return
+        self.loaded.set()
+        try:
+            while not self._inbox.closed:
+                self._busy_since = None if engine.scheduler.idle else time.monotonic()
+                engine.step()
+                self._status = engine.status()
+        except BaseException as error:
+            log.exception("the engine stopped")
+            self.failure = error
+            self._client.closed = STOPPED
+            self._status = EngineStatus(ready=False, error="the engine stopped")
+            engine.abandon(STOPPED)
+
+    def _load(self) -> "Engine":
+        # Imports mlx: on this thread, after `preparing`.
+        from mlxserve.engine.build import build, warm_up  # noqa: PLC0415
+
+        built = build(self.resolved, self.progress, self._inbox, self._client.deliver)
+        warm_up(built.engine, self._inbox)
+        for line in built.loaded.card.layout:
+            log.info("plan", line=line)
+        self._status = built.engine.status()
+        self._client.loaded = built.loaded
+        tell(self.resolved.plugins, lifecycle.started)(card=built.loaded.card)
+        return built.engine

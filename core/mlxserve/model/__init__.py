@@ -1,0 +1,1 @@
+"""Loading a model and getting it ready to serve."""
