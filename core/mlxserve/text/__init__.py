@@ -1,0 +1,1 @@
+"""Text to tokens and back: the model's tokenizer, streaming text, stop strings."""
