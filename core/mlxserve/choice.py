@@ -43,7 +43,7 @@ class Choice:
 
 
 def read_words(raw: Any, strength: int, origin: str, speaker: str | None = None) -> list[Word]:
-    """Read ``ngram,no:ssd-tier`` or a list of such words.
+    """Read ``a,b,no:c`` or a list of such words.
 
     Raises:
         SettingError: It is neither.

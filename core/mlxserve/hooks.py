@@ -35,7 +35,7 @@ class Manager(PluginManager):
 def ask(manager: PluginManager, spec: Callable[P, R]) -> Callable[P, R]:
     """Return the caller of a ``firstresult`` hook: the first plugin to answer is heard.
 
-    The caller takes keyword arguments only, and raises ``PluginCrashError`` from what a plugin raised.
+    The caller takes keyword arguments only. What a plugin raises becomes ``PluginCrashError``.
     """
     return cast(Callable[P, R], _guarded(manager, spec))
 
@@ -65,7 +65,7 @@ def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
 
 
 def owner(manager: PluginManager, name: str) -> str:
-    """Return ``plugin 'ngram' (mlxserve)``: a plugin as an error message names it."""
+    """Return ``plugin 'name' (distribution)``: a plugin as an error message names it."""
     distributions = manager.distributions if isinstance(manager, Manager) else {}
     return f"plugin {name!r} ({distributions.get(name, 'an unnamed distribution')})"
 

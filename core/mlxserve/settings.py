@@ -36,7 +36,7 @@ class Setting:
 
     @cached_property
     def flag(self) -> str:
-        """The command-line flag: ``--port``, ``--ssd-tier-folder``, or as declared."""
+        """The command-line flag: ``--port``, ``--PLUGIN-OPTION``, or as declared."""
         prefix = "" if self.core else f"{self.section}-"
         return self.option.flag or f"--{prefix}{self.name}".replace("_", "-")
 

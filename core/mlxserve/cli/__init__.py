@@ -1,5 +1,5 @@
 """The command line: ``mlxserve run | plugins | config`` and what plugins add."""
 
-from mlxserve.cli.main import main
+from mlxserve.cli.program import main
 
 __all__ = ["main"]

@@ -53,8 +53,8 @@ class Selection:
 
 
 @frozen
-class _Round:
-    """One look at the plugins known so far."""
+class _Seen:
+    """The plugins that were looked at so far."""
 
     sections: dict[str, Section] = field(factory=dict)
     broken: dict[str, PluginError] = field(factory=dict)
@@ -98,17 +98,19 @@ def select(
     named = [*_named(typed, variables, files)]
     for word in named:
         installed.known(word.name)
-    around = _Round()
+    seen = _Seen()
     choice = choose(named, installed.default)
     for _ in range(len(installed.plugins) + 2):
-        around.look_at(choice.names, installed)
-        flags, rest = parse_flags(words, (*CORE, *_checked(around.sections)), without)
+        seen.look_at(choice.names, installed)
+        flags, rest = parse_flags(words, (*CORE, *_checked(seen.sections)), without)
         sources = Sources(flags, variables, files)
-        switched = _switched(around.sections, named, sources, installed)
+        switched = _switched(seen.sections, named, sources, installed)
         before, choice = choice, choose([*named, *switched], installed.default)
-        if choice.names == before.names:
-            return Selection(choice, around.sections, around.broken, sources, tuple(rest))
-    raise PluginError(f"plugins turn each other on and off without end: {', '.join(choice.names)}")
+        if choice.names == before.names and not _unfounded(switched, choice):
+            return Selection(choice, seen.sections, seen.broken, sources, tuple(rest))
+    raise PluginError(
+        f"plugins turn each other on and off without end: {', '.join(sorted(seen.sections))}"
+    )
 
 
 def _files(
@@ -153,6 +155,13 @@ def _switched(
         if name in choose([*named, *others], installed.default).names:
             words += its_own
     return words
+
+
+def _unfounded(switched: Sequence[Word], choice: Choice) -> bool:
+    """Return whether a plugin spoke that does not run, though not for its own words."""
+    speakers = {word.speaker for word in switched if word.speaker}
+    verdicts = {name: choice.verdicts.get(name) for name in speakers - set(choice.names)}
+    return any(word is None or word.speaker != name for name, word in verdicts.items())
 
 
 def _said(section: Section, sources: Sources) -> Iterable[Word]:
