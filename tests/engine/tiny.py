@@ -115,7 +115,9 @@ def tiny_model(name: str, seed: int = 0) -> Any:
     """Return an evaluated model of architecture ``name`` with spread-out random weights."""
     mx.random.seed(seed)
     module = importlib.import_module(f"mlx_lm.models.{name}")
-    model = module.Model(module.ModelArgs.from_dict({"model_type": name} | BASE | ARCHITECTURES[name]))
+    model = module.Model(
+        module.ModelArgs.from_dict({"model_type": name} | BASE | ARCHITECTURES[name])
+    )
     model.eval()
     mx.eval(model.parameters())
     return model

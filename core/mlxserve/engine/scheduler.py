@@ -203,6 +203,8 @@ class Scheduler:
         )
 
     def _fits(self, tokens: int) -> bool:
+        if self.store.tokens_held() + tokens > self.capacity.tokens:
+            self.store.squeeze()
         return self.store.tokens_held() + tokens <= self.capacity.tokens
 
     def _load(self) -> Load:

@@ -13,19 +13,10 @@ from mlxserve.kv.passes import LeafPlanes, Planes
 CAPACITIES: Final = tuple(sorted({256, 512, 768, *(k << e for e in range(9, 26) for k in (2, 3))}))
 """Size classes in tokens, at most 1.5 times apart from 512 on: waste stays bounded, moves rare."""
 
-ROW_COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""How many rows a bucket is allocated for: few different shapes, at most a third unused."""
-
 
 def capacity_for(tokens: int) -> int:
     """Return the smallest size class that holds ``tokens``."""
     return CAPACITIES[bisect_left(CAPACITIES, tokens)]
-
-
-def rows_for(count: int) -> int:
-    """Return how many rows to allocate for ``count`` live ones."""
-    at = bisect_left(ROW_COUNTS, count)
-    return ROW_COUNTS[at] if at < len(ROW_COUNTS) else count
 
 
 @define(eq=False)
@@ -80,7 +71,7 @@ class Bucket:
         slot = next((i for i, held in enumerate(self.slots) if held is None), None)
         if slot is None:
             slot = self.rows
-            self._resize(rows_for(slot + 1))
+            self._add_slot()
         self.planes = [
             tuple(
                 _put(mine, theirs, slot, self.rows, self.capacity if self._deep(leaf) else None)
@@ -108,19 +99,15 @@ class Bucket:
         """Free the row's slot; what it held is garbage from now on."""
         self.slots[row.slot] = None
 
-    def compact(self) -> bool:
-        """Close gaps when at least a third of many slots is free; return whether rows moved."""
-        wanted = rows_for(max(self.live, 1))
-        if wanted * 3 > self.rows * 2:
-            return False
+    def compact(self) -> None:
+        """Give free slots back (one copy of the live rows)."""
         keep = [slot for slot, row in enumerate(self.slots) if row is not None]
-        order = mx.array(keep + [0] * (wanted - len(keep)), mx.int32)
+        order = mx.array(keep, mx.int32)
         self.planes = self._map(lambda _, a: mx.take(a, order, axis=0))
-        self.slots = [self.slots[slot] for slot in keep] + [None] * (wanted - len(keep))
+        self.slots = [self.slots[slot] for slot in keep]
         for slot, row in enumerate(self.slots):
             if row is not None:
                 row.slot = slot
-        return True
 
     def arrays(self) -> list[mx.array]:
         """Return every array, for ``mx.eval``."""
@@ -134,14 +121,12 @@ class Bucket:
         pairs = zip(self.leaves, self.planes, strict=True)
         return [tuple(None if a is None else change(leaf, a) for a in held) for leaf, held in pairs]
 
-    def _resize(self, rows: int) -> None:
-        more = rows - self.rows
-
+    def _add_slot(self) -> None:
         def grow(_: Leaf, a: mx.array) -> mx.array:
-            return mx.concatenate([a, mx.zeros((more, *a.shape[1:]), a.dtype)])
+            return mx.concatenate([a, mx.zeros((1, *a.shape[1:]), a.dtype)])
 
         self.planes = self._map(grow)
-        self.slots += [None] * more
+        self.slots.append(None)
 
 
 def _lengthen(plane: mx.array, more: int) -> mx.array:

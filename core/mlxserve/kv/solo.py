@@ -78,6 +78,9 @@ class SoloStore:
         """Count tokens in steps of mlx-lm's own growth."""
         return sum(self.cost(row.length) for row in self._caches)
 
+    def squeeze(self) -> None:
+        """Do nothing: no memory is held in reserve."""
+
     def cost(self, tokens: int) -> int:
         """Return ``tokens`` rounded up to mlx-lm's step."""
         return -(-tokens // STEP) * STEP

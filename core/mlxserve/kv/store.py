@@ -60,6 +60,9 @@ class RowStore(Protocol):
     def tokens_held(self) -> int:
         """Return for how many tokens memory is allocated."""
 
+    def squeeze(self) -> None:
+        """Give back memory that no row uses, at the cost of moving some."""
+
     def cost(self, tokens: int) -> int:
         """Return for how many tokens memory a row of ``tokens`` takes."""
 
@@ -173,6 +176,12 @@ class BucketStore:
         """Count every slot, used or not."""
         return sum(b.rows * b.capacity for b in (*self.decoding, *self.staged))
 
+    def squeeze(self) -> None:
+        """Close all gaps."""
+        for bucket in self.decoding:
+            if bucket.live < bucket.rows:
+                bucket.compact()
+
     def cost(self, tokens: int) -> int:
         """Return the size class."""
         return capacity_for(tokens)
@@ -256,5 +265,7 @@ class BucketStore:
         bucket.release(row)
         if bucket.live == 0:
             self.decoding.remove(bucket)
-        else:
+        elif bucket.live * 3 <= bucket.rows * 2:
+            # A free slot is computed in vain, and the next row to come can use it: a third is
+            # where moving the others pays.
             bucket.compact()
