@@ -1,0 +1,66 @@
+"""From a body's bytes to its struct, or to an error that names the field."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from mlxserve_hookspecs import RequestError
+
+T = TypeVar("T")
+
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
+_UNKNOWN = re.compile(r"unknown field `(?P<field>.*)`$")
+_MISSING = re.compile(r"missing required field `(?P<field>.*)`$")
+_WRONG_TAG = re.compile(r"Invalid value (?P<value>.*)$")
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Return ``body`` as a ``kind``.
+
+    Raises:
+        RequestError: It is not JSON, or not of that kind (status 400).
+    """
+    if not body.strip():
+        raise RequestError(status=400, message="the request body is empty: send a JSON object")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
+    except msgspec.DecodeError as error:
+        message = f"the request body is not valid JSON: {error}"
+        raise RequestError(status=400, message=message, code="invalid_json") from None
+    except UnicodeDecodeError:
+        message = "the request body is not valid UTF-8"
+        raise RequestError(status=400, message=message, code="invalid_json") from None
+    except RecursionError:
+        message = "the request body is nested too deeply"
+        raise RequestError(status=400, message=message, code="invalid_json") from None
+
+
+def explain(text: str) -> RequestError:
+    """Return msgspec's words as an error that names the field."""
+    found = _AT.search(text)
+    path = found["path"] if found else ""
+    fault = text[: found.start()] if found else text
+    if unknown := _UNKNOWN.search(fault):
+        param = _join(path, unknown["field"])
+        return _refusal(param, f"unknown field `{param}`", "unknown_parameter")
+    if missing := _MISSING.search(fault):
+        param = _join(path, missing["field"])
+        return _refusal(param, f"missing required field `{param}`", "missing_required_parameter")
+    if fault.startswith("Expected `null`,"):
+        return _refusal(path, f"`{path}` is not supported by this server", "unsupported_parameter")
+    if (wrong := _WRONG_TAG.match(fault)) and path.endswith(".type"):
+        message = f"`{path}` is {wrong['value']}: only 'text' parts are supported"
+        return _refusal(path, message, "unsupported_parameter")
+    where = f"`{path}`" if path else "the request body"
+    return _refusal(path or None, f"{where} is wrong: {fault[:1].lower()}{fault[1:]}", None)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _refusal(param: str | None, message: str, code: str | None) -> RequestError:
+    return RequestError(status=400, message=message, param=param, code=code)

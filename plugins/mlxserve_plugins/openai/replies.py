@@ -1,0 +1,92 @@
+"""What both endpoints' replies have in common: choices, their end, and what they cost."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from attrs import define, field
+from msgspec import UNSET, Struct, UnsetType
+
+from mlxserve_hookspecs import Finish, GenerationEvent, RequestError, Usage
+from mlxserve_plugins.openai.answers import (
+    CompletionDetails,
+    FinishReason,
+    PromptDetails,
+    UsageInfo,
+)
+from mlxserve_plugins.openai.jobs import Job
+
+
+class Reply(Protocol):
+    """Turns the engine's events into an endpoint's objects: chunks, or one whole."""
+
+    job: Job
+
+    def opening(self) -> Iterable[Struct]:
+        """Return the chunks before any text."""
+
+    def chunks(self, source: int, event: GenerationEvent) -> Iterable[Struct]:
+        """Return what ``event`` of the request number ``source`` adds to a stream.
+
+        Raises:
+            RequestError: The choice failed.
+        """
+
+    def add(self, source: int, event: GenerationEvent) -> None:
+        """Keep ``event`` for ``whole``; raises like ``chunks``."""
+
+    def whole(self) -> Struct:
+        """Return the answer, when every choice has ended."""
+
+    def closing(self) -> Struct:
+        """Return the chunk that ends a stream with its usage."""
+
+
+@define(eq=False)
+class Tally:
+    """Counts what a job cost. The choices of one prompt share its tokens."""
+
+    prompts: dict[int, tuple[int, int]] = field(factory=dict)
+    completion: int = 0
+    reasoning: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+    def add(self, source: int, usage: Usage) -> None:
+        """Count one choice of the request number ``source``."""
+        _, cached = self.prompts.get(source, (0, 0))
+        self.prompts[source] = (usage.prompt_tokens, max(cached, usage.cached_tokens))
+        self.completion += usage.completion_tokens
+        self.accepted += usage.accepted_draft_tokens
+        self.rejected += usage.rejected_draft_tokens
+
+    def info(self) -> UsageInfo:
+        """Return it as OpenAI shapes it."""
+        prompt = sum(tokens for tokens, _ in self.prompts.values())
+        return UsageInfo(
+            prompt_tokens=prompt,
+            completion_tokens=self.completion,
+            total_tokens=prompt + self.completion,
+            prompt_tokens_details=PromptDetails(sum(cached for _, cached in self.prompts.values())),
+            completion_tokens_details=CompletionDetails(
+                self.reasoning, self.accepted, self.rejected
+            ),
+        )
+
+
+def ended(finish: Finish) -> FinishReason:
+    """Return why a choice ended.
+
+    Raises:
+        RequestError: It failed, or ran out of time.
+    """
+    if finish.reason in {"stop", "length"}:
+        return finish.reason
+    if finish.error is not None:
+        raise finish.error
+    status = 504 if finish.reason == "timeout" else 500
+    raise RequestError(status=status, message=f"the request ended early: {finish.reason}")
+
+
+def no_usage_yet(job: Job) -> UnsetType | None:
+    """Return a chunk's ``usage``: null in a stream that will end with it, else left out."""
+    return None if job.include_usage else UNSET

@@ -1,0 +1,259 @@
+"""The paths, what they take and what they answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from attrs import define
+from litestar import Request, Response, Router, get, post
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+
+from mlxserve_hookspecs import Credentials, EngineClient, GenerationRequest, RequestError, Services
+from mlxserve_plugins.openai.answers import (
+    ChatCompletion,
+    DetokenizeAnswer,
+    ErrorBody,
+    ModelInfo,
+    ModelList,
+    TextCompletion,
+    TokenizeAnswer,
+)
+from mlxserve_plugins.openai.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+)
+from mlxserve_plugins.openai.chat import ChatReply, MakeParser
+from mlxserve_plugins.openai.completions import CompletionReply
+from mlxserve_plugins.openai.errors import HANDLERS
+from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
+from mlxserve_plugins.openai.merging import Events, Start, merge
+from mlxserve_plugins.openai.replies import Reply
+from mlxserve_plugins.openai.streaming import server_sent
+from mlxserve_plugins.openai.tokenizing import detokenize, tokenize
+from mlxserve_plugins.openai.transport import (
+    ClientLeftError,
+    EventStream,
+    JsonBody,
+    while_connected,
+)
+
+AnyRequest = Request[Any, Any, State]
+AnyConnection = ASGIConnection[Any, Any, Any, State]
+
+HEADERS_AFTER = 1.0
+"""Seconds that a stream waits for its first event before it sends headers: a refusal that comes
+sooner is a status and not an event."""
+
+CLIENT_LEFT = 499
+"""A status that nobody sees: the connection is closed."""
+
+ERRORS = {
+    status: ResponseSpec(ErrorBody, description=what)
+    for status, what in (
+        (400, "the request is wrong; the field is named"),
+        (401, "no or a wrong key"),
+        (404, "the model is not served here"),
+        (413, "the body is too large"),
+        (429, "too many requests; Retry-After says when to come back"),
+        (500, "the server failed"),
+        (503, "the server cannot serve now; Retry-After says when to come back"),
+    )
+}
+
+
+@define(eq=False)
+class Api:
+    """The endpoints' work, apart from their paths."""
+
+    services: Services
+    keepalive: float
+    make_parser: MakeParser
+
+    @property
+    def engine(self) -> EngineClient:
+        """The engine."""
+        return self.services.engine
+
+    async def authenticate(self, connection: AnyConnection, _: Any) -> None:
+        """Find out who asks, before anything else of the request is looked at."""
+        client = connection.client
+        credentials = Credentials(
+            headers=dict(connection.headers.items()),
+            path=connection.url.path,
+            client=client.host if client else "",
+        )
+        connection.state.tenant = self.services.admission.authenticate(credentials).tenant
+
+    async def chat(self, body: ChatBody, request: AnyRequest) -> Response[ChatCompletion]:
+        """Answer a chat request."""
+        job = await chat_job(body, self.engine, request.state.tenant)
+        return await self._answer(ChatReply(job, self.make_parser), request)
+
+    async def complete(self, body: CompletionBody, request: AnyRequest) -> Response[TextCompletion]:
+        """Answer a completion request."""
+        job = await completion_job(body, self.engine, request.state.tenant)
+        return await self._answer(CompletionReply(job), request)
+
+    def models(self) -> ModelList:
+        """List the model under each of its names."""
+        card = self.engine.card
+        most = card.limits.max_model_len
+        return ModelList([ModelInfo(name, card.created, most) for name in (card.id, *card.aliases)])
+
+    def model(self, name: str) -> ModelInfo:
+        """Return the model of that name."""
+        for found in self.models().data:
+            if found.id == name:
+                return found
+        message = f"the model {name!r} is not served here"
+        raise RequestError(status=404, message=message, param="model", code="model_not_found")
+
+    async def _answer(self, reply: Reply, request: AnyRequest) -> Response[Any]:
+        try:
+            if reply.job.stream:
+                return await self._stream(reply, request)
+            return Response(await while_connected(request.receive, self._gather(reply)))
+        except ClientLeftError:
+            return Response(None, status_code=CLIENT_LEFT)
+
+    async def _stream(self, reply: Reply, request: AnyRequest) -> EventStream:
+        patience = min(HEADERS_AFTER, self.keepalive) if self.keepalive else HEADERS_AFTER
+        batches = merge(self._starts(reply.job), first_tick=patience, tick=self.keepalive or None)
+        comments, path = self.keepalive > 0, request.url.path
+        events = server_sent(reply, batches, comments=comments, path=path)
+        return EventStream(await while_connected(request.receive, _first(events)), events)
+
+    async def _gather(self, reply: Reply) -> Any:
+        async with aclosing(merge(self._starts(reply.job))) as batches:
+            async for batch in batches:
+                source, events = batch or (0, ())
+                for event in events:
+                    if event.prefilled is None:
+                        reply.add(source, event)
+        # Log-probabilities of a long prompt take their time to write.
+        return await asyncio.to_thread(reply.whole) if _is_long(reply.job) else reply.whole()
+
+    def _starts(self, job: Job) -> list[Start]:
+        return [self._start(request) for request in job.requests]
+
+    def _start(self, request: GenerationRequest) -> Start:
+        def start() -> AsyncIterator[Events]:
+            self.services.admission.admit(request)
+            return self.engine.generate(request)
+
+        return start
+
+
+def make_routes(services: Services, *, keepalive: float) -> list[Router]:
+    """Return the API's routes.
+
+    Args:
+        services: The engine, and who may use it.
+        keepalive: Seconds of silence after which a stream sends a comment; 0 sends none.
+    """
+    # Services may come without a way to ask for parsers: all text is content then.
+    api = Api(services, keepalive, getattr(services, "make_parser", _no_parser))
+    makers: list[Callable[[Api], HTTPRouteHandler]] = [
+        _chat,
+        _completions,
+        _models,
+        _model,
+        _tokenize,
+        _detokenize,
+    ]
+    return [
+        Router(
+            path="/",
+            route_handlers=[make(api) for make in makers],
+            guards=[api.authenticate],
+            exception_handlers=HANDLERS,
+            tags=["OpenAI"],
+        )
+    ]
+
+
+def _chat(api: Api) -> HTTPRouteHandler:
+    @post("/v1/chat/completions", dto=JsonBody[ChatBody], status_code=200, responses=ERRORS)
+    async def chat_completions(
+        request: AnyRequest, data: ChatBody | None = None
+    ) -> Response[ChatCompletion]:
+        """Continue a conversation. With ``stream`` the answer is server-sent events."""
+        return await api.chat(_present(data), request)
+
+    return chat_completions
+
+
+def _completions(api: Api) -> HTTPRouteHandler:
+    @post("/v1/completions", dto=JsonBody[CompletionBody], status_code=200, responses=ERRORS)
+    async def completions(
+        request: AnyRequest, data: CompletionBody | None = None
+    ) -> Response[TextCompletion]:
+        """Continue texts. With ``stream`` the answer is server-sent events."""
+        return await api.complete(_present(data), request)
+
+    return completions
+
+
+def _models(api: Api) -> HTTPRouteHandler:
+    @get("/v1/models", responses=ERRORS)
+    async def list_models() -> ModelList:
+        """List the models that can be asked for."""
+        return api.models()
+
+    return list_models
+
+
+def _model(api: Api) -> HTTPRouteHandler:
+    @get("/v1/models/{model_id:path}", responses=ERRORS)
+    async def retrieve_model(model_id: str) -> ModelInfo:
+        """Describe one model; its id may contain slashes."""
+        return api.model(model_id.removeprefix("/"))
+
+    return retrieve_model
+
+
+def _tokenize(api: Api) -> HTTPRouteHandler:
+    @post("/tokenize", dto=JsonBody[TokenizeBody], status_code=200, responses=ERRORS)
+    async def tokenize_text(data: TokenizeBody | None = None) -> TokenizeAnswer:
+        """Turn a text or a conversation into token ids."""
+        return await tokenize(_present(data), api.engine)
+
+    return tokenize_text
+
+
+def _detokenize(api: Api) -> HTTPRouteHandler:
+    @post("/detokenize", dto=JsonBody[DetokenizeBody], status_code=200, responses=ERRORS)
+    async def detokenize_tokens(data: DetokenizeBody | None = None) -> DetokenizeAnswer:
+        """Turn token ids into text."""
+        return await detokenize(_present(data), api.engine)
+
+    return detokenize_tokens
+
+
+def _present(data: Any) -> Any:
+    if data is None:
+        message = "the request body is empty: send a JSON object"
+        raise RequestError(status=400, message=message, code="invalid_json")
+    return data
+
+
+def _first(events: Any) -> Coroutine[Any, Any, bytes]:
+    async def first() -> bytes:
+        found: bytes = await anext(events)
+        return found
+
+    return first()
+
+
+def _is_long(job: Job) -> bool:
+    return any(request.prompt_logprobs is not None for request in job.requests)
+
+
+def _no_parser(*_: Any) -> None:
+    return None
