@@ -2,7 +2,14 @@
 
 from mlxserve_hookspecs.admission import Admission, Credentials, Identity
 from mlxserve_hookspecs.arrays import Array, Dtype, Group
-from mlxserve_hookspecs.caching import Block, BlockKey, CacheLayout, CacheTier, GroupSpec
+from mlxserve_hookspecs.caching import (
+    Block,
+    BlockKey,
+    CacheLayout,
+    CacheTier,
+    GroupSpec,
+    StateStore,
+)
 from mlxserve_hookspecs.commands import Command
 from mlxserve_hookspecs.engine import EngineClient, EngineStatus, Limits, ModelCard, TextCodec
 from mlxserve_hookspecs.errors import (
@@ -80,6 +87,7 @@ __all__ = [
     "SchedulingPolicy",
     "Services",
     "SettingError",
+    "StateStore",
     "StopConditions",
     "TextCodec",
     "TokenLogprob",

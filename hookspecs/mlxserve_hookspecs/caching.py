@@ -53,7 +53,8 @@ class CacheLayout:
         namespace: The root of every chain (without a request's salt).
         block_size: Tokens per block.
         groups: A block's arrays: ``[planes, heads, block_size, width]`` each.
-        state: Whether the model has recurrent layers, whose state checkpoints blocks need.
+        state: The recurrent layers' arrays for one sequence, as (shape, dtype's name): a model
+            that has any resumes only where a checkpoint of them was kept.
         rank: This process among ``size`` that share the model.
         size: How many ranks.
         budget: Blocks that live rows and device tiers may hold together.
@@ -62,7 +63,7 @@ class CacheLayout:
     namespace: bytes
     block_size: int
     groups: tuple[GroupSpec, ...]
-    state: bool = False
+    state: tuple[tuple[tuple[int, ...], str], ...] = ()
     rank: int = 0
     size: int = 1
     budget: int = 2048
@@ -76,12 +77,10 @@ class Block:
         key: Its identity.
         arrays: One per group of the layout; evaluated device arrays for a ``device`` tier, bytes
             in C order for a ``host`` tier.
-        state: Recurrent state after the block's last token, if it was kept: arrays or bytes.
     """
 
     key: BlockKey
     arrays: tuple[Array | bytes, ...] = field(repr=False)
-    state: tuple[Array | bytes, ...] | None = field(default=None, repr=False)
 
 
 class CacheTier(Protocol):
@@ -94,6 +93,10 @@ class CacheTier(Protocol):
     @property
     def medium(self) -> Literal["device", "host"]:
         """Whether it is given device arrays or bytes."""
+
+    @property
+    def wants_fresh(self) -> bool:
+        """Whether blocks are offered as they fill; if not, only when a nearer tier drops them."""
 
     def lookup(self, keys: Sequence[BlockKey]) -> int:
         """Return how many of ``keys``, from the first on, are here; tokens are compared."""
@@ -128,6 +131,49 @@ class CacheTier(Protocol):
 
     def close(self) -> None:
         """Stop threads, release locks and files."""
+
+
+class StateStore(Protocol):
+    """Keeps checkpoints of recurrent state. Engine thread; must not wait for I/O."""
+
+    @property
+    def name(self) -> str:
+        """The store's name in metrics."""
+
+    @property
+    def medium(self) -> Literal["device", "host"]:
+        """Whether it is given device arrays or bytes."""
+
+    def lookup(self, keys: Sequence[BlockKey]) -> int:
+        """Return the largest n for which the state after ``keys[n - 1]`` is here; 0 if none is."""
+
+    def fetch(self, key: BlockKey) -> "Future[tuple[Array | bytes, ...] | None]":
+        """Load the state after ``key``; ``None`` if it turned out torn or gone."""
+
+    def store(
+        self, key: BlockKey, state: tuple[Array | bytes, ...]
+    ) -> Sequence[tuple[BlockKey, tuple[Array | bytes, ...]]]:
+        """Take a checkpoint and return those that gave way to it, for the next store."""
+
+    def clear(self) -> int:
+        """Forget every checkpoint; return how many."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Return running totals and gauges by name."""
+
+    def close(self) -> None:
+        """Stop threads, release files."""
+
+
+@hookspec
+def make_state_store(layout: CacheLayout) -> StateStore | None:
+    """Make a store of state checkpoints, for a model with recurrent layers.
+
+    **Gather.** Every plugin is asked; stores are consulted in order, nearest first. Return
+    ``None`` to take no part.
+
+    Called once at start, on the engine thread, after the model is loaded, if there is any state.
+    """
 
 
 @hookspec

@@ -1,12 +1,13 @@
 """Hooks that put the engine on the network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from mlxserve_hookspecs.admission import Admission
-from mlxserve_hookspecs.engine import EngineClient
+from mlxserve_hookspecs.engine import EngineClient, TextCodec
+from mlxserve_hookspecs.generation import OutputParser
 from mlxserve_hookspecs.markers import hookspec
 
 Route: TypeAlias = Any
@@ -28,6 +29,8 @@ class Services:
         plugins: The active plugins' names.
         clear_cache: Forgets cached blocks in every tier; returns how many, by tier.
         cache_stats: Each tier's figures, by tier.
+        make_parser: Asks the plugins for the parser of one choice's text, as
+            ``make_output_parser`` says; ``None``: all text is content.
     """
 
     engine: EngineClient
@@ -36,6 +39,9 @@ class Services:
     plugins: Sequence[str]
     clear_cache: Callable[[], "dict[str, int]"]
     cache_stats: Callable[[], "dict[str, dict[str, float]]"]
+    make_parser: Callable[
+        [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
+    ]
 
 
 @hookspec
