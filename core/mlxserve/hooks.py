@@ -54,8 +54,9 @@ def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
 
     def announce(**kwargs: Any) -> None:
         for impl in reversed(caller.get_hookimpls()):
+            arguments = [kwargs[name] for name in impl.argnames]
             try:
-                impl.function(*[kwargs[name] for name in impl.argnames])
+                impl.function(*arguments)
             except MlxserveError:
                 raise
             except Exception as error:

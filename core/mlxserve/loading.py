@@ -43,6 +43,7 @@ SPECS: Final[tuple[ModuleType, ...]] = (
 SETS_GROUP: Final = f"{PROJECT}.sets"
 PRESETS_GROUP: Final = f"{PROJECT}.presets"
 DEFAULT_SET: Final = "default"
+PLUGIN: Final = "plugin"
 
 
 def origin(point: EntryPoint) -> str:
@@ -55,7 +56,7 @@ def is_builtin(point: EntryPoint) -> bool:
     return origin(point) == PROJECT
 
 
-def catalogue(points: Iterable[EntryPoint], what: str = "plugin") -> dict[str, EntryPoint]:
+def catalogue(points: Iterable[EntryPoint], what: str = PLUGIN) -> dict[str, EntryPoint]:
     """Return entry points by name, without importing any; a stranger's beats a built-in.
 
     Raises:
@@ -98,7 +99,7 @@ class Installed:
             PluginError: Nobody provides ``name``, or its module cannot be imported.
         """
         if name not in self._imported:
-            self._imported[name] = _import(self.known(name), "plugin")
+            self._imported[name] = _import(self.known(name), PLUGIN)
         return self._imported[name]
 
     def known(self, name: str) -> EntryPoint:
@@ -140,7 +141,8 @@ def register(
     """Return a manager of plugin objects in which the first one named is asked first.
 
     Raises:
-        PluginError: A plugin implements a hook that is unknown, or with unknown arguments.
+        PluginError: A plugin implements a hook that is unknown, or with unknown arguments, or
+            wraps an event.
     """
     manager = Manager(distributions)
     for spec in SPECS:
@@ -149,10 +151,24 @@ def register(
         try:
             manager.register(plugins[name], name)
             manager.check_pending()
+            _refuse_wrapped_events(manager, name)
         except PluginValidationError as error:
             reason = " ".join(str(error).split())
             raise PluginError(f"{owner(manager, name)} does not fit: {reason}") from error
     return manager
+
+
+def _refuse_wrapped_events(manager: PluginManager, name: str) -> None:
+    """Refuse a wrapper around a Tell: each listener is called by itself, inside of nothing."""
+    for caller in manager.get_hookcallers(manager.get_plugin(name)) or ():
+        answers = caller.spec and caller.spec.function.__annotations__.get("return")
+        wraps = any(
+            impl.wrapper or impl.hookwrapper
+            for impl in caller.get_hookimpls()
+            if impl.plugin_name == name
+        )
+        if wraps and answers is None:
+            raise PluginError(f"{owner(manager, name)} wraps {caller.name}, an event: listen to it")
 
 
 def _import(point: EntryPoint, what: str) -> Any:
@@ -160,8 +176,9 @@ def _import(point: EntryPoint, what: str) -> Any:
         return point.load()
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = f"; mend it, or do without: --plugins no:{point.name}" if what == PLUGIN else ""
         raise PluginError(
-            f"{what} {point.name!r} of {origin(point)} cannot be imported: {reason}"
+            f"{what} {point.name!r} of {origin(point)} cannot be imported: {reason}{remedy}"
         ) from error
 
 

@@ -150,8 +150,9 @@ def test_plugins_lists_active_first_with_hooks_and_broken_ones_with_the_reason(c
 def test_plugins_prints_a_table(call: Call) -> None:
     _, out, _ = call("plugins")
     lines = out.splitlines()
-    assert lines[0].split() == ["plugin", "distribution", "hooks"]
-    assert lines[1].split() == ["bench", "active", "mlxserve", "1.5", "commands"]
+    assert lines[0].split() == ["plugin", "distribution", "hooks", "options"]
+    assert lines[1].split()[:5] == ["bench", "active", "mlxserve", "1.5", "commands"]
+    assert lines[1].endswith("--bench-rounds, --api-key")
     assert any(line.startswith("broken   broken") for line in lines)
 
 

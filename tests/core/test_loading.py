@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -115,3 +116,19 @@ def test_unknown_argument_is_refused_with_its_plugin() -> None:
 
     with pytest.raises(PluginError, match=r"plugin 'stray' \(strays\) .*\{'engine'\}"):
         register({"stray": Stray()}, {"stray": "strays"})
+
+
+def test_wrapper_of_an_event_is_refused_and_of_a_question_is_heard() -> None:
+    class WrapsEvent:
+        @hookimpl(wrapper=True)
+        def preparing(self) -> Iterator[None]:
+            yield
+
+    class WrapsQuestion:
+        @hookimpl(wrapper=True)
+        def admit(self) -> Iterator[None]:
+            yield
+
+    with pytest.raises(PluginError, match=r"plugin 'w' \(wraps\) wraps preparing, an event"):
+        register({"w": WrapsEvent()}, {"w": "wraps"})
+    assert register({"w": WrapsQuestion()}).has_plugin("w")

@@ -7,6 +7,7 @@ from mlxserve.cli.parser import Parser, add_section, add_selectors
 from mlxserve.cli.selection import CORE, Selection, select
 from mlxserve.cli.strays import inactive_sections
 from mlxserve.loading import Installed
+from mlxserve.presets import known_presets
 from mlxserve_hookspecs import Command, MlxserveError
 
 BUILT_IN: Final = {
@@ -51,6 +52,7 @@ def command_help(
     )
     asked = [word for word in words if word not in HELP_FLAGS]
     try:
+        parser.epilog = f"Presets: {', '.join(sorted(known_presets(installed.presets)))}."
         selection: Selection | None = select(asked, variables, installed)
     except MlxserveError as error:
         parser.epilog = f"These settings do not work: {error}".replace("%", "%%")
@@ -71,4 +73,4 @@ def _add_sections(parser: Parser, selection: Selection | None, installed: Instal
         for section in inactive_sections(selection, installed, strangers=False):
             add_section(parser, section, NOT_ACTIVE)
         broken = [str(error) for error in selection.broken.values()]
-        parser.epilog = "; ".join(broken).replace("%", "%%") or parser.epilog
+        parser.epilog = " ".join((parser.epilog or "", *broken)).replace("%", "%%")

@@ -32,7 +32,7 @@ def plugin_rows(selection: Selection, installed: Installed) -> list[dict[str, An
 
 def plugins_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as a table."""
-    header = ("plugin", "", "distribution", "hooks")
+    header = ("plugin", "", "distribution", "hooks", "options")
     return _table([header, *(_plugin_line(row) for row in rows)])
 
 
@@ -107,13 +107,11 @@ def _plugin_line(row: Mapping[str, Any]) -> Sequence[str]:
     source = f"{row['distribution']} {row['version'] or ''}".strip()
     if row["replaces_builtin"]:
         source += " (replaces the built-in)"
-    return (row["name"], state, source, row["error"] or ", ".join(row["hooks"]))
+    options = ", ".join(option["flags"][0] for option in row["options"])
+    return (row["name"], state, source, ", ".join(row["hooks"]), row["error"] or options)
 
 
 def _table(lines: Iterable[Sequence[str]]) -> str:
     rows = list(lines)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    return "\n".join(
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]))
-        for row in rows
-    )
+    return "\n".join("  ".join((*map(str.ljust, row, widths), row[-1])).rstrip() for row in rows)
