@@ -18,7 +18,7 @@ FORBIDDEN = {
 HEAVY = {"mlx", "mlx_lm", "litestar", "uvicorn", "transformers", "numpy", "openai", "gguf"}
 FEATURES = (
     "ngram", "draft_model", "ssd", "int8", "openai", "ring", "jaccl", "nccl", "prometheus",
-    "fcfs", "sequence_cache", "prefix_cache", "kv_quant", "gguf", "pypi", "huggingface",
+    "fcfs", "sequence_cache", "prefix_cache", "kv_quant", "gguf", "pypi",
 )  # fmt: skip
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 50
