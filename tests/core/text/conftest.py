@@ -1,5 +1,7 @@
 """Small real tokenizers of the families that models have, trained here in milliseconds."""
 
+from collections.abc import Callable
+
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer as Backend
@@ -71,7 +73,7 @@ def sentencepiece(*, strip: bool) -> Backend:
 
 def wrapped(backend: Backend, chat_template: str | None = CHAT) -> TokenizerWrapper:
     """Return what mlx-lm hands out; the added tokens spell spaces and non-ASCII letters."""
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=chat_template
     )
     fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
@@ -79,7 +81,7 @@ def wrapped(backend: Backend, chat_template: str | None = CHAT) -> TokenizerWrap
     return TokenizerWrapper(fast)
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[], Backend]] = {
     "byte-level": byte_level,
     "sentencepiece-strip": lambda: sentencepiece(strip=True),
     "sentencepiece-no-strip": lambda: sentencepiece(strip=False),

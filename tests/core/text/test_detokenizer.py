@@ -136,5 +136,14 @@ def test_the_cost_of_a_token_does_not_grow(byte_level_codec: Tokenizer, byte: in
     assert counting.decoded < 2000 * (LIMIT + 1)
 
 
+def test_context_of_nothing_but_hidden_tokens_is_no_context(sentencepiece_codec: Tokenizer) -> None:
+    the, cat = (
+        sentencepiece_codec.encode(word, add_special_tokens=False) for word in ("the", "cat")
+    )
+    tokens = [*the, *(list(sentencepiece_codec.eos_token_ids) * LIMIT), *cat]
+    counting = Counting(sentencepiece_codec)
+    assert streamed(counting, tokens, skip=True) == "the cat"  # type: ignore[arg-type]
+
+
 def test_a_reply_of_nothing_is_empty(codec: Tokenizer) -> None:
     assert streamed(codec, [], skip=True) == ""

@@ -1,0 +1,37 @@
+"""What a user is told once the model is there: the address, and a command that works."""
+
+import json
+import shlex
+from collections.abc import Collection
+from typing import Any
+
+from mlxserve.serve.address import Address
+from mlxserve_hookspecs import ModelCard
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+
+def greeting(address: Address, card: ModelCard, paths: Collection[str], *, needs_key: bool) -> str:
+    """Return the lines to print; no command where no plugin serves one of the usual paths."""
+    first = f"mlxserve serves {card.id} on {address.url}"
+    path = _path(card, paths)
+    if path is None:
+        return first
+    body: dict[str, Any] = {"model": card.id}
+    if path == CHAT:
+        body["messages"] = [{"role": "user", "content": "What is the capital of France?"}]
+    else:
+        body["prompt"] = "The capital of France is"
+    key = '-H "Authorization: Bearer $API_KEY" ' if needs_key else ""
+    data = shlex.quote(json.dumps(body, ensure_ascii=False))
+    command = (
+        f"curl {shlex.quote(address.url + path)} -H 'Content-Type: application/json' {key}-d {data}"
+    )
+    return f"{first}\n\nTry it:\n  {command}\n"
+
+
+def _path(card: ModelCard, paths: Collection[str]) -> str | None:
+    if CHAT in paths and card.has_chat_template:
+        return CHAT
+    return COMPLETIONS if COMPLETIONS in paths else None

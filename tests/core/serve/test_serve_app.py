@@ -1,0 +1,209 @@
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import structlog
+from litestar.config.app import AppConfig
+from litestar.testing import TestClient
+
+from mlxserve.serve.app import build_app, services_of
+from mlxserve_hookspecs import (
+    Credentials,
+    EngineStatus,
+    GenerationRequest,
+    Identity,
+    OutputDelta,
+    PluginError,
+    RequestError,
+    hookimpl,
+)
+
+from .conftest import FakeService, Made, Pages
+
+
+@pytest.fixture
+def client(make_resolved: Made, service: FakeService) -> Iterator[TestClient[Any]]:
+    service.loaded.set()
+    app = build_app(make_resolved(Pages()), service)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_the_plugins_routes_are_served(client: TestClient[Any]) -> None:
+    assert client.get("/card").text == "tiny's model"
+
+
+def test_before_the_model_is_there_the_answer_is_come_back_later(
+    client: TestClient[Any], service: FakeService
+) -> None:
+    service.loaded.clear()
+    answer = client.get("/card")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["error"]["message"] == "the model is still loading"
+
+
+def test_an_unknown_path_is_a_json_error(client: TestClient[Any]) -> None:
+    answer = client.get("/nowhere")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "Not Found"
+
+
+def test_a_wrong_method_names_the_right_one(client: TestClient[Any]) -> None:
+    answer = client.get("/v1/chat/completions")
+    assert answer.status_code == 405
+    assert "POST" in answer.headers["allow"]
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_beyond_the_limit_is_refused(client: TestClient[Any]) -> None:
+    fits = client.post("/v1/chat/completions", json={"a": "x" * 900})
+    assert fits.status_code == 200
+    answer = client.post("/v1/chat/completions", json={"a": "x" * 1000})
+    assert answer.status_code == 413
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_without_a_length_is_bounded_too(client: TestClient[Any]) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b'{"a": "'
+        yield b"x" * 2000
+        yield b'"}'
+
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v1/chat/completions", content=pieces(), headers=headers)
+    assert answer.status_code == 413
+
+
+def test_a_bug_is_logged_and_not_told(client: TestClient[Any]) -> None:
+    with structlog.testing.capture_logs() as logs:
+        answer = client.get("/broken")
+    assert answer.status_code == 500
+    assert "broke" not in answer.text
+    (entry,) = logs
+    assert (entry["event"], entry["path"]) == ("request failed", "/broken")
+    assert isinstance(entry["exc_info"], RuntimeError)
+
+
+def test_the_interface_is_described(client: TestClient[Any]) -> None:
+    described = json.loads(client.get("/schema/openapi.json").text)
+    assert described["info"] == {"title": "mlxserve", "version": version("mlxserve")}
+    assert "/v1/chat/completions" in described["paths"]
+    assert client.get("/schema").status_code == 200
+
+
+def test_a_plugin_may_change_the_application(make_resolved: Made, service: FakeService) -> None:
+    class Teapot:
+        @hookimpl
+        def configure_app(self, config: AppConfig) -> None:
+            assert config.route_handlers  # after the routes
+            config.exception_handlers[404] = lambda *_: _teapot()
+
+    with TestClient(build_app(make_resolved(Pages(), Teapot()), service)) as client:
+        assert client.get("/nowhere").status_code == 418
+
+
+def _teapot() -> Any:
+    from litestar import Response
+
+    return Response(b"", status_code=418)
+
+
+def test_a_plugin_that_fails_to_add_routes_is_named(
+    make_resolved: Made, service: FakeService
+) -> None:
+    class Broken:
+        @hookimpl
+        def routes(self) -> list[Any]:
+            raise ZeroDivisionError
+
+    with pytest.raises(PluginError, match="plugin-0"):
+        build_app(make_resolved(Broken()), service)
+
+
+class Doorkeeper:
+    """Knows one key, and takes nobody while the engine drains."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    @hookimpl
+    def authenticate(self, credentials: Credentials) -> Identity | RequestError:
+        if credentials.headers.get("authorization") == "Bearer right":
+            return Identity("ann")
+        return RequestError(status=401, message="no such key", code="invalid_api_key")
+
+    @hookimpl
+    def admit(self, status: EngineStatus) -> RequestError | None:
+        return RequestError(status=503, message="later", retry_after=3) if status.draining else None
+
+    @hookimpl
+    def request_received(self, request: GenerationRequest) -> None:
+        self.told.append(request.id)
+
+    @hookimpl
+    def request_refused(self, status: int, code: str) -> None:
+        self.told.append((status, code))
+
+
+def test_admission_is_the_plugins_and_they_hear_how_it_ended(
+    make_resolved: Made, service: FakeService, request_of_one: GenerationRequest
+) -> None:
+    door = Doorkeeper()
+    admission = services_of(make_resolved(door), service).admission
+    right = Credentials(headers={"authorization": "Bearer right"}, path="/")
+    assert admission.authenticate(right) == Identity("ann")
+    with pytest.raises(RequestError, match="no such key"):
+        admission.authenticate(Credentials(headers={}, path="/"))
+    admission.admit(request_of_one)
+    service.draining = True
+    with pytest.raises(RequestError, match="later"):
+        admission.admit(request_of_one)
+    assert door.told == [(401, "invalid_api_key"), "req-1", (503, "")]
+
+
+def test_without_a_doorkeeper_everybody_gets_in(
+    make_resolved: Made, service: FakeService, request_of_one: GenerationRequest
+) -> None:
+    admission = services_of(make_resolved(), service).admission
+    assert admission.authenticate(Credentials(headers={}, path="/")) == Identity()
+    admission.admit(request_of_one)
+
+
+def test_a_doorkeeper_that_fails_lets_nobody_in(make_resolved: Made, service: FakeService) -> None:
+    class Ill:
+        @hookimpl
+        def authenticate(self) -> Identity:
+            raise ZeroDivisionError
+
+    admission = services_of(make_resolved(Ill()), service).admission
+    with pytest.raises(PluginError, match="plugin-0"):
+        admission.authenticate(Credentials(headers={}, path="/"))
+
+
+def test_routes_reach_settings_caches_and_parsers(
+    make_resolved: Made, service: FakeService
+) -> None:
+    class Shouting:
+        def feed(self, text: str) -> OutputDelta:
+            return OutputDelta(content=text.upper())
+
+        def finish(self) -> OutputDelta:
+            return OutputDelta()
+
+    class Parsing:
+        @hookimpl
+        def make_output_parser(self, tools: object) -> Shouting | None:
+            return Shouting() if tools else None
+
+    services = services_of(make_resolved(Parsing()), service)
+    codec: Any = None
+    parser = services.make_parser(codec, [{"type": "function"}], False)
+    assert parser is not None
+    assert parser.feed("a").content == "A"
+    assert services.make_parser(codec, None, False) is None
+    assert services.clear_cache() == {"ram": 3}
+    assert services.cache_stats() == {"ram": {"held": 3.0}}
+    assert list(services.settings()) == [("server", "port", 0, "default")]
+    assert services.plugins == ("plugin-0",)
