@@ -1,14 +1,15 @@
 """Every error as OpenAI shapes it: body, status, headers."""
 
 import math
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from litestar import Request, Response
 from litestar.config.app import AppConfig
 from litestar.exceptions import HTTPException
-from litestar.types import ExceptionHandler, ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap
 
 from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.openai.answers import ErrorBody, ErrorInfo
@@ -16,7 +17,8 @@ from mlxserve_plugins.openai.answers import ErrorBody, ErrorInfo
 PATHS = ("/v1", "/tokenize", "/detokenize")
 """Where errors are OpenAI-shaped."""
 
-AnyRequest = Request[Any, Any, Any]
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+Handler: TypeAlias = Callable[[AnyRequest, Any], Response[Any]]
 
 _TYPES = {
     401: "authentication_error",
@@ -88,11 +90,11 @@ def shape_routing_errors(config: AppConfig) -> None:
         config.exception_handlers[int(status)] = _choose(others)
 
 
-def _handler_for(handlers: ExceptionHandlersMap, status: int) -> ExceptionHandler[Any] | None:
+def _handler_for(handlers: ExceptionHandlersMap, status: int) -> Handler | None:
     return handlers.get(status) or handlers.get(HTTPException) or handlers.get(Exception)
 
 
-def _choose(others: "ExceptionHandler[Any] | None") -> "ExceptionHandler[HTTPException]":
+def _choose(others: Handler | None) -> Handler:
     def handle(request: AnyRequest, error: HTTPException) -> Response[Any]:
         path = request.url.path
         if any(path == ours or path.startswith(f"{ours}/") for ours in PATHS):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 from attrs import define
 from litestar import Request, Response, Router, get, post
@@ -11,6 +11,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Body
 
 from mlxserve_hookspecs import Credentials, EngineClient, GenerationRequest, RequestError, Services
 from mlxserve_plugins.openai.answers import (
@@ -80,7 +81,7 @@ class Api:
         """The engine."""
         return self.services.engine
 
-    async def authenticate(self, connection: AnyConnection, _: Any) -> None:
+    def authenticate(self, connection: AnyConnection) -> None:
         """Find out who asks, before anything else of the request is looked at."""
         client = connection.client
         credentials = Credentials(
@@ -171,17 +172,25 @@ def make_routes(services: Services, *, keepalive: float) -> list[Router]:
         Router(
             path="/",
             route_handlers=[make(api) for make in makers],
-            guards=[api.authenticate],
+            guards=[_guard(api)],
             exception_handlers=HANDLERS,
             tags=["OpenAI"],
         )
     ]
 
 
+def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]]:
+    # A function, not a method: Litestar makes deep copies of guards, and with them of their self.
+    async def authenticate(connection: AnyConnection, _: Any) -> None:
+        api.authenticate(connection)
+
+    return authenticate
+
+
 def _chat(api: Api) -> HTTPRouteHandler:
     @post("/v1/chat/completions", dto=JsonBody[ChatBody], status_code=200, responses=ERRORS)
     async def chat_completions(
-        request: AnyRequest, data: ChatBody | None = None
+        request: AnyRequest, data: Annotated[ChatBody | None, Body()] = None
     ) -> Response[ChatCompletion]:
         """Continue a conversation. With ``stream`` the answer is server-sent events."""
         return await api.chat(_present(data), request)
@@ -192,7 +201,7 @@ def _chat(api: Api) -> HTTPRouteHandler:
 def _completions(api: Api) -> HTTPRouteHandler:
     @post("/v1/completions", dto=JsonBody[CompletionBody], status_code=200, responses=ERRORS)
     async def completions(
-        request: AnyRequest, data: CompletionBody | None = None
+        request: AnyRequest, data: Annotated[CompletionBody | None, Body()] = None
     ) -> Response[TextCompletion]:
         """Continue texts. With ``stream`` the answer is server-sent events."""
         return await api.complete(_present(data), request)
@@ -211,16 +220,16 @@ def _models(api: Api) -> HTTPRouteHandler:
 
 def _model(api: Api) -> HTTPRouteHandler:
     @get("/v1/models/{model_id:path}", responses=ERRORS)
-    async def retrieve_model(model_id: str) -> ModelInfo:
+    async def retrieve_model(request: AnyRequest) -> ModelInfo:
         """Describe one model; its id may contain slashes."""
-        return api.model(model_id.removeprefix("/"))
+        return api.model(str(request.path_params["model_id"]).removeprefix("/"))
 
     return retrieve_model
 
 
 def _tokenize(api: Api) -> HTTPRouteHandler:
     @post("/tokenize", dto=JsonBody[TokenizeBody], status_code=200, responses=ERRORS)
-    async def tokenize_text(data: TokenizeBody | None = None) -> TokenizeAnswer:
+    async def tokenize_text(data: Annotated[TokenizeBody | None, Body()] = None) -> TokenizeAnswer:
         """Turn a text or a conversation into token ids."""
         return await tokenize(_present(data), api.engine)
 
@@ -229,7 +238,9 @@ def _tokenize(api: Api) -> HTTPRouteHandler:
 
 def _detokenize(api: Api) -> HTTPRouteHandler:
     @post("/detokenize", dto=JsonBody[DetokenizeBody], status_code=200, responses=ERRORS)
-    async def detokenize_tokens(data: DetokenizeBody | None = None) -> DetokenizeAnswer:
+    async def detokenize_tokens(
+        data: Annotated[DetokenizeBody | None, Body()] = None,
+    ) -> DetokenizeAnswer:
         """Turn token ids into text."""
         return await detokenize(_present(data), api.engine)
 

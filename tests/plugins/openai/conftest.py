@@ -1,0 +1,150 @@
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from attrs import define, frozen
+from litestar import Litestar
+from litestar.config.app import AppConfig
+from openai import OpenAI
+
+# importlib mode puts no folder on the path; these tests share a module of their own.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_engine import FakeAdmission, FakeEngine, MarkupParser
+
+from mlxserve_hookspecs import OutputParser, Services, TextCodec
+from mlxserve_plugins.openai import OpenAi, OpenAiOptions
+
+KEEPALIVE = 0.1
+MOST_BYTES = 20_000
+
+
+@define(eq=False)
+class Stage:
+    """What the server under test stands on; a test sets it up anew."""
+
+    engine: FakeEngine
+    admission: FakeAdmission
+    parse: bool = False
+
+
+@frozen
+class Running:
+    """A live server."""
+
+    url: str
+    stage: Stage
+
+
+class Delegate:
+    """Hands everything on to the stage's part of that name, whichever it is now."""
+
+    def __init__(self, stage: Stage, part: str) -> None:
+        self._stage, self._part = stage, part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(self._stage, self._part), name)
+
+
+@frozen(kw_only=True)
+class ParsingServices(Services):
+    """Services with parsers."""
+
+    make_parser: Callable[
+        [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
+    ]
+
+
+def build_app(stage: Stage) -> Litestar:
+    plugin = OpenAi(OpenAiOptions(sse_keepalive_s=KEEPALIVE))
+    services = ParsingServices(
+        engine=Delegate(stage, "engine"),
+        admission=Delegate(stage, "admission"),
+        settings=list,
+        plugins=("openai",),
+        clear_cache=dict,
+        cache_stats=dict,
+        make_parser=lambda *_: MarkupParser() if stage.parse else None,
+    )
+
+    def configure(config: AppConfig) -> AppConfig:
+        plugin.configure_app(config)
+        return config
+
+    return Litestar(
+        list(plugin.routes(services)),
+        on_app_init=[configure],
+        request_max_body_size=MOST_BYTES,
+        logging_config=None,
+    )
+
+
+@pytest.fixture(scope="package")
+def running() -> Iterator[Running]:
+    """Serve on a free port for all tests of this folder."""
+    stage = Stage(FakeEngine(), FakeAdmission())
+    config = uvicorn.Config(
+        build_app(stage), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", stage)
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def engine(running: Running) -> FakeEngine:
+    """Return a fresh engine, and let everybody in."""
+    running.stage.engine = FakeEngine()
+    running.stage.admission = FakeAdmission()
+    running.stage.parse = False
+    return running.stage.engine
+
+
+@pytest.fixture
+def admission(engine: FakeEngine, running: Running) -> FakeAdmission:  # noqa: ARG001
+    """Return who decides about requests."""
+    return running.stage.admission
+
+
+@pytest.fixture
+def parsing(engine: FakeEngine, running: Running) -> None:  # noqa: ARG001
+    """Read replies with a parser."""
+    running.stage.parse = True
+
+
+@pytest.fixture
+def http(engine: FakeEngine, running: Running) -> Iterator[httpx.Client]:  # noqa: ARG001
+    """Return a bare HTTP client."""
+    with httpx.Client(base_url=running.url, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def sdk(engine: FakeEngine, running: Running) -> Iterator[OpenAI]:  # noqa: ARG001
+    """Return OpenAI's own client."""
+    with OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """Return a function that waits for what another thread does."""
+
+    def wait(holds: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 5
+        while not holds():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.005)
+
+    return wait
