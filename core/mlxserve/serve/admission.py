@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from attrs import evolve
 from pluggy import PluginManager
 
 from mlxserve.hooks import ask, tell
@@ -53,4 +54,4 @@ class HookAdmission:
 
     def _refuse(self, refusal: RequestError) -> None:
         self._tell_refused(status=refusal.status, code=refusal.code or "")
-        raise refusal
+        raise evolve(refusal)  # a plugin may hand out one object, whose traceback would grow

@@ -163,6 +163,22 @@ def test_admission_is_the_plugins_and_they_hear_how_it_ended(
     assert door.told == [(401, "invalid_api_key"), "req-1", (503, "")]
 
 
+def test_a_refusal_that_is_handed_out_again_keeps_no_trace(
+    make_resolved: Made, service: FakeService
+) -> None:
+    refusal = RequestError(status=401, message="no")
+
+    class Curt:
+        @hookimpl
+        def authenticate(self) -> RequestError:
+            return refusal
+
+    admission = services_of(make_resolved(Curt()), service).admission
+    with pytest.raises(RequestError, match="no"):
+        admission.authenticate(Credentials(headers={}, path="/"))
+    assert refusal.__traceback__ is None
+
+
 def test_without_a_doorkeeper_everybody_gets_in(
     make_resolved: Made, service: FakeService, request_of_one: GenerationRequest
 ) -> None:
