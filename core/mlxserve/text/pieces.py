@@ -100,7 +100,7 @@ def _byte_level(piece: str) -> bytes:
 
 @cache
 def _gpt2_alphabet() -> dict[str, int]:
-    """Return the byte of each character by which GPT-2's encoder spells it (OpenAI, encoder.py)."""
+    """Return the byte of each character by which GPT-2's encoder.py spells it."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     spelt = {chr(byte): byte for byte in printable}
