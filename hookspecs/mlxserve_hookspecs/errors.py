@@ -24,7 +24,8 @@ class RequestError(Exception):
     """A request that is refused or that failed; an API surface turns it into its own error body.
 
     Attributes:
-        status: The HTTP status: 400, 401, 403, 404, 409, 413, 422, 429, 500 or 503.
+        status: The HTTP status: 400, 401, 403, 404, 409, 413, 422, 429, 500, 503 or
+            504.
         message: What is wrong and, where there is one, what to do; for the client's eyes.
         param: The request field at fault, if one is.
         code: A short machine-readable word, for example ``context_length_exceeded``.

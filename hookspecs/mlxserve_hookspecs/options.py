@@ -44,4 +44,6 @@ def option(
     """
     names = (env,) if isinstance(env, str) else tuple(env)
     about_it = Option(about, flag, names, secret, switches or {})
-    return field(default=default, validator=check, metadata={METADATA_KEY: about_it})
+    return field(
+        default=default, validator=check, metadata={METADATA_KEY: about_it}, repr=not secret
+    )

@@ -8,6 +8,7 @@ from attrs import define, field
 from mlx_lm.generate import generate_step
 
 from mlxserve.engine.build import codec_maker
+from mlxserve.engine.caches import make_cache
 from mlxserve.engine.decoder import Decoder
 from mlxserve.engine.engine import Engine
 from mlxserve.engine.inbox import Cancel, Inbox, Submit
@@ -122,17 +123,20 @@ def bench(
     policy: SchedulingPolicy | None = None,
     vocab: int = 256,
     compiled: bool = False,
+    identity: str = "tiny",
     **changes: int,
 ) -> Bench:
     manager = register({f"plugin-{n}": p for n, p in enumerate(plugins)})
     plan = plan_kv(model, codec_maker(manager), compiled=compiled)
+    limits = capacity(**changes)
+    cache = make_cache(manager, plan, identity, limits.block_size, limits.blocks)
     inbox, replies = Inbox(), Replies()
     engine = Engine(
         plugins=manager,
         inbox=inbox,
         outbox=replies,
         text=Letters(),
-        scheduler=Scheduler(plan.store, policy or FcfsPolicy(), capacity(**changes)),
+        scheduler=Scheduler(plan.store, policy or FcfsPolicy(), limits, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
     )

@@ -20,24 +20,24 @@ BASE = {
 }
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": {"head_dim": 16},
-    "qwen2": {},
-    "qwen3": {"head_dim": 16},
+    "llama": {"head_dim": 64},
+    "qwen2": {"hidden_size": 128, "num_attention_heads": 2},
+    "qwen3": {"head_dim": 64},
     "gemma3_text": {
         "num_hidden_layers": 3,
-        "head_dim": 16,
+        "head_dim": 64,
         "sliding_window": 32,
         "sliding_window_pattern": 3,
     },
     "qwen3_moe": {
         **MOE,
-        "head_dim": 16,
+        "head_dim": 64,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
         "norm_topk_prob": True,
     },
     "gpt_oss": {
-        "head_dim": 16,
+        "head_dim": 64,
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "sliding_window": 32,
@@ -47,7 +47,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3_next": {
         **MOE,
         "num_hidden_layers": 4,
-        "head_dim": 16,
+        "head_dim": 64,
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2,
         "linear_key_head_dim": 32,
@@ -82,9 +82,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
         "routed_scaling_factor": 1.0,
-        "kv_lora_rank": 32,
+        "kv_lora_rank": 64,
         "q_lora_rank": None,
-        "qk_rope_head_dim": 16,
+        "qk_rope_head_dim": 64,
         "v_head_dim": 16,
         "qk_nope_head_dim": 16,
         "n_group": 1,
@@ -100,7 +100,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_kv_heads": 2,
     },
     "llama4_text": {
-        "head_dim": 16,
+        "head_dim": 64,
         "num_hidden_layers": 4,
         "attention_chunk_size": 64,
         "intermediate_size_mlp": 128,

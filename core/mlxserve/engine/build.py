@@ -4,6 +4,7 @@ from attrs import frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
+from mlxserve.engine.caches import make_cache
 from mlxserve.engine.client import Loaded
 from mlxserve.engine.decoder import Decoder
 from mlxserve.engine.engine import Engine, Outbox
@@ -75,12 +76,13 @@ def make_engine(
 ) -> Engine:
     """Connect the parts."""
     vocab = _vocab(model)
+    cache = make_cache(plugins, plan, model.identity, capacity.block_size, capacity.blocks)
     return Engine(
         plugins=plugins,
         inbox=inbox,
         outbox=outbox,
         text=model.text,
-        scheduler=Scheduler(plan.store, policy, capacity),
+        scheduler=Scheduler(plan.store, policy, capacity, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
     )

@@ -94,6 +94,7 @@ class Engine:
                 case Drain():
                     self.draining = message.deadline
                 case ClearCache():
+                    message.dropped.update(self.scheduler.cache.clear())
                     message.done.set()
         return turn
 
@@ -175,7 +176,15 @@ class Engine:
                 for sequence, _ in together:
                     self.fail(sequence, as_request_error(error))
                 continue
-            self._events += [progress(s) for s, _ in together if s.remaining_prefill]
+            for sequence, _ in together:
+                self._after_chunk(sequence)
+
+    def _after_chunk(self, sequence: Sequence) -> None:
+        cache = self.scheduler.cache
+        cache.keep(sequence)
+        cache.keep_state(sequence, known=not sequence.remaining_prefill)
+        if sequence.remaining_prefill:
+            self._events.append(progress(sequence))
 
     def forward(self, now: float) -> None:
         """Launch the next decode step, then read the one before it."""
@@ -187,8 +196,11 @@ class Engine:
         except Exception as error:
             self._fail_batch(error)
             return
+        for sequence in self.scheduler.decoding:
+            self.scheduler.cache.keep(sequence)
         self._settle(now)
         self._inflight = launched
+        self.scheduler.cache.tick()
 
     def _masks(self, now: float) -> None:
         for sequence in [s for s in self.scheduler.decoding if s.constraint is not None]:
@@ -302,6 +314,7 @@ class Engine:
             running=len(self.scheduler.running) + len(self.scheduler.draining),
             waiting=len(self.scheduler.waiting),
             used_blocks=self.scheduler.blocks_used(),
+            cached_blocks=self.scheduler.cache.held,
             total_blocks=self.scheduler.capacity.blocks,
             steps=self.steps,
             counters=dict(self.counters) | {"preemptions": float(self.scheduler.preemptions)},

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 
 from attrs import define, field, frozen
 
+from mlxserve.engine.cache import BlockCache
 from mlxserve.engine.sequence import Phase, Sequence
 from mlxserve.kv.store import Chunk, RowStore
 from mlxserve_hookspecs import Load, SchedulingPolicy
@@ -45,6 +46,7 @@ class Scheduler:
     store: RowStore
     policy: SchedulingPolicy
     capacity: Capacity
+    cache: BlockCache
     waiting: list[Sequence] = field(factory=list)
     prefilling: list[Sequence] = field(factory=list)
     ready: list[Sequence] = field(factory=list)
@@ -93,10 +95,15 @@ class Scheduler:
         """Give rows to waiting sequences, in the policy's order; return those admitted."""
         admitted: list[Sequence] = []
         for sequence in self._ordered(now):
-            if not self._has_place() or not self._fits(self.store.cost(len(sequence.tokens) + 1)):
+            if not self._has_place():
+                break
+            if not self.cache.prepare(sequence, self.prefilling):
+                continue
+            if not self._fits(self.store.cost(len(sequence.tokens) + 1)):
                 break
             self.waiting.remove(sequence)
             sequence.row = self.store.open(len(sequence.tokens) + 1)
+            self.cache.fill(sequence)
             sequence.phase = Phase.PREFILLING
             sequence.admitted_at = sequence.admitted_at or now
             self.prefilling.append(sequence)
@@ -133,6 +140,7 @@ class Scheduler:
                 sibling.row = self.store.fork(lead.row)
                 sibling.cached, sibling.admitted_at = dict(lead.cached), lead.admitted_at
                 sibling.prompt_logprobs = lead.prompt_logprobs
+                sibling.chain, sibling.kept = list(lead.chain), lead.kept
                 sibling.phase = Phase.READY
                 self.ready.append(sibling)
                 forked.append(sibling)
@@ -203,9 +211,17 @@ class Scheduler:
         )
 
     def _fits(self, tokens: int) -> bool:
+        """Make room for a row of ``tokens``, as far as free slots and cached blocks allow."""
         if self.store.tokens_held() + tokens > self.capacity.tokens:
             self.store.squeeze()
-        return self.store.tokens_held() + tokens <= self.capacity.tokens
+        over = self.store.tokens_held() + tokens - self.capacity.tokens
+        if over > 0:
+            return False
+        size = self.capacity.block_size
+        excess = self.cache.held + -(-over // size)
+        if excess > 0:
+            self.cache.give_back(excess)
+        return True
 
     def _load(self) -> Load:
         return Load(
@@ -218,7 +234,8 @@ class Scheduler:
 
     def _together(self, todo: Items[Sequence], left: int) -> list[tuple[Sequence, Chunk]]:
         lead = todo[0]
-        width = min(lead.remaining_prefill, left)
+        cut = self.cache.cut(lead)
+        width = min(lead.remaining_prefill, left, left if cut is None else cut - lead.held)
         chosen = [lead]
         for other in todo[1:]:
             if self.store.exclusive_prefill or (len(chosen) + 1) * width > left:
@@ -254,6 +271,8 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.row is not None:
+            self.cache.keep(sequence)
+            self.cache.keep_state(sequence)
             self.store.close(sequence.row)
             sequence.row = None
 

@@ -1,9 +1,10 @@
 """One choice of one request, from the queue to its last token."""
 
-from collections.abc import Sequence as Tokens
+from collections.abc import Sequence as Items
+from concurrent.futures import Future
 from enum import Enum, auto
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from mlxserve.kv.bucket import Row
 from mlxserve.sampling.batch import SampledRow, base_key
@@ -11,6 +12,8 @@ from mlxserve.text.detokenizer import Detokenizer
 from mlxserve.text.stops import StopMatcher
 from mlxserve_hookspecs import (
     Array,
+    Block,
+    BlockKey,
     Candidate,
     Constraint,
     GenerationRequest,
@@ -18,6 +21,34 @@ from mlxserve_hookspecs import (
     TokenLogprob,
     Usage,
 )
+
+
+@frozen
+class Restore:
+    """Blocks that tiers hold for a sequence, being loaded.
+
+    Attributes:
+        parts: (tier's name, blocks to come) in order, without gaps.
+        state: The recurrent state after the last of them, for a model that has any.
+        blocks: How many.
+    """
+
+    parts: tuple[tuple[str, "Future[Items[Block]]"], ...]
+    state: "Future[tuple[Array | bytes, ...] | None] | None"
+    blocks: int
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is loaded."""
+        return all(f.done() for _, f in self.parts) and (self.state is None or self.state.done())
+
+
+@frozen
+class Checkpoint:
+    """Recurrent state after some full blocks of a sequence."""
+
+    blocks: int
+    state: tuple[Array, ...] = field(repr=False)
 
 
 class Phase(Enum):
@@ -50,6 +81,10 @@ class Sequence:
         constraint: What a plugin allows and forbids, if the request demands it.
         mask: What the constraint allows next.
         cached: Prompt tokens that came from each cache tier.
+        chain: Keys of the full blocks of its tokens.
+        kept: Blocks that the cache tiers were offered.
+        restore: Cached blocks on their way to it.
+        checkpoint: The last recurrent state at the end of a block.
     """
 
     uid: int
@@ -70,6 +105,10 @@ class Sequence:
     constraint: Constraint | None = None
     mask: Array | None = None
     cached: dict[str, int] = field(factory=dict)
+    chain: list[BlockKey] = field(factory=list)
+    kept: int = 0
+    restore: Restore | None = None
+    checkpoint: Checkpoint | None = None
     accepted_drafts: int = 0
     rejected_drafts: int = 0
     prompt_logprobs: list[TokenLogprob] = field(factory=list)
@@ -154,7 +193,7 @@ def sequences_of(
     *,
     arrived: float,
     seed: int,
-    uids: Tokens[int],
+    uids: Items[int],
     text: TextCodec,
     max_tokens: int,
 ) -> list[Sequence]:
