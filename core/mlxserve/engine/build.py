@@ -1,9 +1,13 @@
 """Put an engine together: policy, model, KV plan, scheduler, decoder."""
 
+import time
+from collections.abc import Iterator
+
 from attrs import frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
+from mlxserve.engine.cache import BlockCache
 from mlxserve.engine.caches import make_cache
 from mlxserve.engine.client import Loaded
 from mlxserve.engine.decoder import Decoder
@@ -13,15 +17,19 @@ from mlxserve.engine.prefill import Prefiller
 from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.hooks import ask
 from mlxserve.kv.plan import CodecMaker, KvPlan, plan_kv
+from mlxserve.kv.store import BucketStore
+from mlxserve.loading import register
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions, GenerationOptions
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
+    GenerationEvent,
     GenerationRequest,
     KvCodec,
     KvSide,
     Limits,
     ModelCard,
+    ModelError,
     PluginError,
     Progress,
     SamplingParams,
@@ -48,10 +56,9 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
     """
     policy = ask(resolved.plugins, scheduling.make_policy)()
     if policy is None:
-        raise PluginError("no active plugin makes a scheduling policy; add --plugins fcfs")
+        raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
     model = load(resolved.plugins, resolved.model, progress)
     plan = plan_kv(model.model, codec_maker(resolved.plugins), compiled=_compiled(resolved.engine))
-    card = _card(resolved, model, plan)
     engine = make_engine(
         plugins=resolved.plugins,
         inbox=inbox,
@@ -61,6 +68,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         policy=policy,
         capacity=capacity_of(resolved.engine),
     )
+    card = _card(resolved, model, plan, engine.scheduler.cache)
     return Built(engine, Loaded(card, model.text))
 
 
@@ -126,17 +134,31 @@ def limits_of(options: GenerationOptions, max_len: int | None) -> Limits:
 
 
 def warm_up(engine: Engine, inbox: Inbox) -> None:
-    """Run one short request through prefill, decode and sampling, so that the first is not slow."""
+    """Run one short request through prefill, decode and sampling, so that the first is not slow.
+
+    No plugin hears of it and no counter counts it.
+
+    Raises:
+        ModelError: The model cannot generate.
+    """
+    events: list[GenerationEvent] = []
+    plugins, outbox = engine.plugins, engine.outbox
+    engine.plugins, engine.outbox = register({}), events.extend
     request = GenerationRequest(
         id="warm-up",
         prompt=(1, 2, 3, 4),
-        sampling=SamplingParams(temperature=0.7, seed=0),
+        sampling=SamplingParams(temperature=0.7, top_p=0.9, seed=0),
         stop=StopConditions(max_tokens=3, ignore_eos=True),
     )
-    inbox.put(Submit(request, 0.0, 0))
+    inbox.put(Submit(request, time.monotonic(), 0))
     engine.step()
     while not engine.scheduler.idle:
         engine.step()
+    engine.plugins, engine.outbox = plugins, outbox
+    engine.counters.clear()
+    engine.steps = 0
+    if any(e.finish and e.finish.error for e in events):
+        raise ModelError("the model is loaded and fails to generate; the log says how")
 
 
 def _compiled(options: EngineOptions) -> bool:
@@ -150,7 +172,7 @@ def _vocab(model: LoadedModel) -> int:
     return int(logits.shape[-1])
 
 
-def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan) -> ModelCard:
+def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: BlockCache) -> ModelCard:
     names = dict.fromkeys(n for n in (model.name, resolved.model.model) if n)
     return ModelCard(
         id=model.name,
@@ -160,10 +182,33 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan) -> ModelCard:
         limits=limits_of(resolved.generation, model.max_len),
         has_chat_template=model.text.has_chat_template,
         identity=model.identity,
-        layout=(f"KV codecs: {_summary(plan)}", *plan.notes),
+        layout=tuple(_plan_lines(resolved, model, plan, cache)),
     )
 
 
-def _summary(plan: KvPlan) -> str:
+def _plan_lines(
+    resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: BlockCache
+) -> Iterator[str]:
+    """Say what was decided: one line each."""
+    capacity = capacity_of(resolved.engine)
     kinds = {name: plan.codecs.count(name) for name in dict.fromkeys(plan.codecs)}
-    return ", ".join(f"{name} in {count} layers" for name, count in kinds.items()) or "mlx-lm's own"
+    codecs = ", ".join(f"{name} in {count} layers" for name, count in kinds.items())
+    tiers = ", ".join([t.name for t in cache.tiers] + [s.name for s in cache.states])
+    yield f"model {model.name} ({model.identity}) from {model.source.folder}"
+    yield f"KV: {codecs or 'kept by the model library'}; {_kv_size(plan, capacity)}"
+    yield f"cache tiers: {tiers or 'none'}"
+    yield (
+        f"batch: {capacity.decoding} decoding, {capacity.prefilling} prefilling; "
+        f"prefill {capacity.chunk_alone} tokens an iteration, {capacity.chunk_shared} beside others"
+    )
+    yield f"decode step: {'compiled' if _compiled(resolved.engine) else 'eager'}"
+    yield from (f"fallback: {note}" for note in plan.notes)
+
+
+def _kv_size(plan: KvPlan, capacity: Capacity) -> str:
+    if not isinstance(plan.store, BucketStore):
+        return f"budget {capacity.tokens} tokens"
+    planes = [spec for leaf in plan.store.shapes for spec in leaf]
+    token = sum(heads * width * dtype.size for heads, width, dtype in planes)
+    size = token * capacity.tokens / 1e9
+    return f"{token} bytes a token, budget {capacity.tokens} tokens ({size:.2f} GB)"

@@ -106,9 +106,9 @@ class Client:
 
     def _ready(self) -> Loaded:
         if self.closed is not None:
-            raise self.closed
+            raise evolve(self.closed)  # a fresh one: a traceback grows with each raise
         if self.loaded is None:
-            raise NOT_READY
+            raise evolve(NOT_READY)
         return self.loaded
 
     def _admit(self) -> None:

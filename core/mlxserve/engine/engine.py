@@ -25,10 +25,13 @@ from mlxserve.engine.sequence import Sequence, sequences_of
 from mlxserve.hooks import ask, tell
 from mlxserve_hookspecs import (
     EngineStatus,
+    Finish,
     GenerationEvent,
+    GenerationRequest,
     Iteration,
     RequestError,
     TextCodec,
+    Usage,
     generation,
     lifecycle,
 )
@@ -100,6 +103,9 @@ class Engine:
 
     def _submit(self, message: Submit) -> None:
         request = message.request
+        if self.draining is not None:
+            self._refuse(request, shutting_down())
+            return
         room = self.scheduler.capacity.tokens - len(request.prompt)
         limit = min(request.stop.max_tokens, max(room, 0))
         uids = range(self._uids, self._uids + request.choices)
@@ -120,6 +126,13 @@ class Engine:
         if request.constraint is not None:
             for sequence in made:
                 self._constrain(sequence)
+
+    def _refuse(self, request: GenerationRequest, error: RequestError) -> None:
+        usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)
+        for choice in range(request.choices):
+            end = Finish(reason="error", usage=usage, error=error)
+            event = GenerationEvent(request_id=request.id, choice=choice, finish=end)
+            self._events.append(event)
 
     def _constrain(self, sequence: Sequence) -> None:
         try:
@@ -284,7 +297,8 @@ class Engine:
         """Fail everything: the loop cannot go on."""
         for sequence in self.scheduler.all:
             self.fail(sequence, error)
-        self.outbox(self._events)
+        events, self._events = self._events, []
+        self.outbox(events)
 
     def _count(self, name: str, amount: float) -> None:
         self.counters[name] = self.counters.get(name, 0.0) + amount

@@ -66,6 +66,13 @@ class Inbox:
     _messages: deque[Message] = field(factory=deque)
     _ready: threading.Condition = field(factory=threading.Condition)
     _closed: bool = False
+    _taken_at: float | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the engine last came for messages; 0 while it waits here for one."""
+        taken_at = self._taken_at
+        return 0.0 if taken_at is None else time.monotonic() - taken_at
 
     def put(self, message: Message) -> None:
         """Add a message and wake the engine."""
@@ -91,7 +98,9 @@ class Inbox:
         """Return all messages, waiting up to ``wait`` seconds for the first."""
         with self._ready:
             if wait > 0 and not self._messages and not self._closed:
+                self._taken_at = None
                 self._ready.wait(wait)
             messages = tuple(self._messages)
             self._messages.clear()
-        return Turn(time.monotonic(), messages)
+        self._taken_at = time.monotonic()
+        return Turn(self._taken_at, messages)

@@ -22,6 +22,9 @@ SHUTTING_DOWN = RequestError(
     status=503, message="the server is shutting down", code="shutting_down", retry_after=30.0
 )
 LOADING = EngineStatus(ready=False)
+FLUSH_TIMEOUT = 10.0
+"""Seconds for cache tiers to write out what they have pending at the end."""
+
 STOPPED = RequestError(status=503, message="the engine has stopped", code="engine_stopped")
 
 
@@ -48,7 +51,7 @@ class EngineService:
     _client: Client = field(init=False)
     _thread: threading.Thread = field(init=False)
     _status: EngineStatus = LOADING
-    _busy_since: float | None = None
+    _cache_stats: dict[str, dict[str, float]] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         options = self.resolved.engine
@@ -75,8 +78,7 @@ class EngineService:
 
     def status(self) -> EngineStatus:
         """Return the engine as it was after its last iteration; any thread."""
-        since = self._busy_since
-        age = 0.0 if since is None else time.monotonic() - since
+        age = self._inbox.age if self._client.loaded else 0.0
         return evolve(self._status, last_step_age=age)
 
     def drain(self, timeout: float) -> bool:
@@ -98,7 +100,7 @@ class EngineService:
         """End the loop and wait for the thread, for a few seconds."""
         self._inbox.close()
         if self._thread.is_alive():
-            self._thread.join(10.0)
+            self._thread.join(FLUSH_TIMEOUT + 5.0)
 
     def clear_cache(self) -> dict[str, int]:
         """Forget cached blocks in every tier; return how many, by tier. Blocks for an iteration."""
@@ -108,12 +110,13 @@ class EngineService:
         return dict(message.dropped)
 
     def cache_stats(self) -> dict[str, dict[str, float]]:
-        """Return each tier's figures."""
-        return {}
+        """Return each tier's figures, as of the last iteration that did something."""
+        return self._cache_stats
 
     def _quiet(self) -> bool:
+        # Draining shows only after every message before it was taken: none is overlooked.
         status = self._status
-        return len(self._inbox) == 0 and status.running == 0 and status.waiting == 0
+        return status.draining and status.running == 0 and status.waiting == 0
 
     def _run(self) -> None:
         try:
@@ -126,9 +129,11 @@ class EngineService:
         self.loaded.set()
         try:
             while not self._inbox.closed:
-                self._busy_since = None if engine.scheduler.idle else time.monotonic()
                 engine.step()
                 self._status = engine.status()
+                self._cache_stats = engine.scheduler.cache.stats()
+            engine.abandon(SHUTTING_DOWN)
+            engine.scheduler.cache.close(FLUSH_TIMEOUT)
         except BaseException as error:
             log.exception("the engine stopped")
             self.failure = error
@@ -143,7 +148,7 @@ class EngineService:
         built = build(self.resolved, self.progress, self._inbox, self._client.deliver)
         warm_up(built.engine, self._inbox)
         for line in built.loaded.card.layout:
-            log.info("plan", line=line)
+            log.info("plan", detail=line)
         self._status = built.engine.status()
         self._client.loaded = built.loaded
         tell(self.resolved.plugins, lifecycle.started)(card=built.loaded.card)

@@ -30,11 +30,13 @@ class KvPlan:
         store: Holds it.
         codecs: The codec's name per attention layer, in order.
         notes: What falls back and why, one line each.
+        state: The recurrent layers' arrays for one sequence, as (shape, dtype).
     """
 
     store: RowStore
     codecs: tuple[str, ...]
     notes: tuple[str, ...]
+    state: tuple[tuple[tuple[int, ...], mx.Dtype], ...] = ()
 
 
 def plan_kv(model: CausalModel, make_codec: CodecMaker, *, compiled: bool) -> KvPlan:
@@ -57,7 +59,7 @@ def plan_kv(model: CausalModel, make_codec: CodecMaker, *, compiled: bool) -> Kv
             store = _store(model, layout, sides, codecs, handles)
             store.compiled = compiled and handles
             names = tuple(c.codec.name for c in codecs if c is not None)
-            return KvPlan(store, names, (*notes, *_plain_layers(names)))
+            return KvPlan(store, names, (*notes, *_plain_layers(names)), _state(model, layout))
     except UnmappedError as reason:
         notes.append(str(reason))
     notes.append("KV is held in mlx-lm's own caches, one sequence at a time: slower, no reuse")
@@ -116,6 +118,18 @@ def _sides(model: CausalModel, layout: Layout) -> list[tuple[KvSide, KvSide] | N
         _pair(index, leaf, cache) if isinstance(leaf, AttentionLeaf) else None
         for index, (leaf, cache) in enumerate(zip(layout.leaves, flat, strict=True))
     ]
+
+
+def _state(model: CausalModel, layout: Layout) -> tuple[tuple[tuple[int, ...], mx.Dtype], ...]:
+    """Read the recurrent arrays' shapes off mlx-lm's caches after a call that is never run."""
+    if not layout.recurrent:
+        return ()
+    caches = make_prompt_cache(model)
+    model(mx.array([PROMPTS[1]]), cache=caches)
+    flat = [part for cache in caches for part in _parts(cache)]
+    held = zip(layout.leaves, flat, strict=True)
+    arrays = [a for leaf, c in held if not isinstance(leaf, AttentionLeaf) for a in c.cache]
+    return tuple((tuple(a.shape), a.dtype) for a in arrays)
 
 
 def _parts(cache: Any) -> list[Any]:

@@ -86,7 +86,7 @@ class Transfer:
         for run, places in zip(runs, self.members, strict=True):
             for number, (leaf, plane) in enumerate(places):
                 mine = run[number][None]
-                planes[leaf][plane] = mx.slice_update(planes[leaf][plane], mine, at, (2,))
+                planes[leaf][plane] = mx.slice_update(_plane(row, (leaf, plane)), mine, at, (2,))
         row.bucket.planes = [tuple(held) for held in planes]
         row.length += len(blocks) * self.block_size
 
@@ -134,8 +134,10 @@ def put_state(store: BucketStore, row: Row, state: Sequence[mx.array]) -> None:
     left = iter(state)
     planes: list[LeafPlanes] = []
     for leaf, held in zip(store.layout.leaves, row.bucket.planes, strict=True):
-        deep = isinstance(leaf, AttentionLeaf)
-        planes.append(held if deep else tuple(next(left) for _ in range(leaf.size)))
+        if isinstance(leaf, AttentionLeaf):
+            planes.append(held)
+        else:
+            planes.append(tuple(next(left) for _ in range(leaf.size)))
     row.bucket.planes = planes
 
 

@@ -17,7 +17,7 @@ from mlxserve.text.tokenizer import Tokenizer
 from mlxserve_hookspecs import ModelError, ModelSource, Progress, models
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-FORMS = "a hub id (org/name), a folder, a .gguf file or pypi:NAME"
+FORMS = "a hub id (org/name), an existing folder, or a form that an active plugin knows"
 
 
 @frozen

@@ -9,7 +9,7 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from mlxserve.options import LoggingOptions
-from mlxserve_hookspecs import Finish, GenerationRequest
+from mlxserve_hookspecs import Finish, GenerationRequest, hookimpl
 
 HIDDEN: Final = frozenset(
     {"api_key", "authorization", "credentials", "headers", "messages", "password", "prompt"}
@@ -79,6 +79,15 @@ def log_finish(request: GenerationRequest, choice: int, finish: Finish) -> None:
         reason=finish.reason,
         **({} if error is None else {"error": error.code or error.status}),
     )
+
+
+class RequestLog:
+    """Registered with the plugins by the server, so that every ending is logged once."""
+
+    @hookimpl
+    def request_finished(self, request: GenerationRequest, choice: int, finish: Finish) -> None:
+        """Log it."""
+        log_finish(request, choice, finish)
 
 
 def mean_itl(finish: Finish) -> float | None:

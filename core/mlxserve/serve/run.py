@@ -10,7 +10,7 @@ from mlxserve.hooks import ask, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.address import listen
 from mlxserve.serve.lifecycle import Lifecycle
-from mlxserve.serve.logging import configure_logging
+from mlxserve.serve.logging import RequestLog, configure_logging
 from mlxserve.serve.progress import make_progress
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import distribution, lifecycle
@@ -54,6 +54,7 @@ def serve(
         on_loaded: Called when the model is loaded, or loading failed.
         leave: Ends the process at once; for tests.
     """
+    resolved.plugins.register(RequestLog(), "request-log")
     run_of_it = Lifecycle(
         resolved=resolved,
         service=service,
