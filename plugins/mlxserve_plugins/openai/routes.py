@@ -29,7 +29,7 @@ from mlxserve_plugins.openai.bodies import (
     DetokenizeBody,
     TokenizeBody,
 )
-from mlxserve_plugins.openai.chat import ChatReply, MakeParser
+from mlxserve_plugins.openai.chat import ChatReply
 from mlxserve_plugins.openai.completions import CompletionReply
 from mlxserve_plugins.openai.errors import HANDLERS
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
@@ -74,7 +74,6 @@ class Api:
 
     services: Services
     keepalive: float
-    make_parser: MakeParser
 
     @property
     def engine(self) -> EngineClient:
@@ -94,7 +93,7 @@ class Api:
     async def chat(self, body: ChatBody, request: AnyRequest) -> Response[ChatCompletion]:
         """Answer a chat request."""
         job = await chat_job(body, self.engine, request.state.tenant)
-        return await self._answer(ChatReply(job, self.make_parser), request)
+        return await self._answer(ChatReply(job, self.services.make_parser), request)
 
     async def complete(self, body: CompletionBody, request: AnyRequest) -> Response[TextCompletion]:
         """Answer a completion request."""
@@ -158,8 +157,7 @@ def make_routes(services: Services, *, keepalive: float) -> list[Router]:
         services: The engine, and who may use it.
         keepalive: Seconds of silence after which a stream sends a comment; 0 sends none.
     """
-    # Services may come without a way to ask for parsers: all text is content then.
-    api = Api(services, keepalive, getattr(services, "make_parser", _no_parser))
+    api = Api(services, keepalive)
     makers: list[Callable[[Api], HTTPRouteHandler]] = [
         _chat,
         _completions,
@@ -264,7 +262,3 @@ def _first(events: Any) -> Coroutine[Any, Any, bytes]:
 
 def _is_long(job: Job) -> bool:
     return any(request.prompt_logprobs is not None for request in job.requests)
-
-
-def _no_parser(*_: Any) -> None:
-    return None

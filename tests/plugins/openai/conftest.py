@@ -2,7 +2,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from litestar.config.app import AppConfig
 from openai import OpenAI
 
 # importlib mode puts no folder on the path; these tests share a module of their own.
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from fake_engine import FakeAdmission, FakeEngine, MarkupParser
+from tests.plugins.openai.fake_engine import FakeAdmission, FakeEngine, MarkupParser
 
-from mlxserve_hookspecs import OutputParser, Services, TextCodec
+from mlxserve_hookspecs import Services
 from mlxserve_plugins.openai import OpenAi, OpenAiOptions
 
 KEEPALIVE = 0.1
-MOST_BYTES = 20_000
+MOST_BYTES = 40_000
 
 
 @define(eq=False)
@@ -53,18 +53,9 @@ class Delegate:
         return getattr(getattr(self._stage, self._part), name)
 
 
-@frozen(kw_only=True)
-class ParsingServices(Services):
-    """Services with parsers."""
-
-    make_parser: Callable[
-        [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
-    ]
-
-
 def build_app(stage: Stage) -> Litestar:
     plugin = OpenAi(OpenAiOptions(sse_keepalive_s=KEEPALIVE))
-    services = ParsingServices(
+    services = Services(
         engine=Delegate(stage, "engine"),
         admission=Delegate(stage, "admission"),
         settings=list,
@@ -95,6 +86,8 @@ def running() -> Iterator[Running]:
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # Without it every answer waits 40 ms for the client's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", stage)
@@ -112,29 +105,37 @@ def engine(running: Running) -> FakeEngine:
 
 
 @pytest.fixture
-def admission(engine: FakeEngine, running: Running) -> FakeAdmission:  # noqa: ARG001
+def admission(engine: FakeEngine, running: Running) -> FakeAdmission:
     """Return who decides about requests."""
     return running.stage.admission
 
 
 @pytest.fixture
-def parsing(engine: FakeEngine, running: Running) -> None:  # noqa: ARG001
+def parsing(engine: FakeEngine, running: Running) -> None:
     """Read replies with a parser."""
     running.stage.parse = True
 
 
+@pytest.fixture(scope="package")
+def clients(running: Running) -> Iterator[tuple[httpx.Client, OpenAI]]:
+    """Return both clients, made once: certificates take their time to load."""
+    with (
+        httpx.Client(base_url=running.url, timeout=10) as http,
+        OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=10) as sdk,
+    ):
+        yield http, sdk
+
+
 @pytest.fixture
-def http(engine: FakeEngine, running: Running) -> Iterator[httpx.Client]:  # noqa: ARG001
+def http(engine: FakeEngine, clients: tuple[httpx.Client, OpenAI]) -> httpx.Client:
     """Return a bare HTTP client."""
-    with httpx.Client(base_url=running.url, timeout=10) as client:
-        yield client
+    return clients[0]
 
 
 @pytest.fixture
-def sdk(engine: FakeEngine, running: Running) -> Iterator[OpenAI]:  # noqa: ARG001
+def sdk(engine: FakeEngine, clients: tuple[httpx.Client, OpenAI]) -> OpenAI:
     """Return OpenAI's own client."""
-    with OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=10) as client:
-        yield client
+    return clients[1]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class FakeText:
     def eos_token_ids(self) -> frozenset[int]:
         return frozenset({EOS})
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
@@ -243,29 +243,30 @@ class FakeAdmission:
             raise RequestError(status=401, message="a key is needed", code="invalid_api_key")
         return Identity("somebody")
 
-    def admit(self, request: GenerationRequest) -> None:  # noqa: ARG002
+    def admit(self, request: GenerationRequest) -> None:
         if self.refusal is not None:
             raise self.refusal
 
 
 class MarkupParser:
-    """Reads ``<think>...</think>`` and ``<call>name</call>`` when all the text is there."""
+    """Reads ``<think>...</think>`` and then content, or ``<call>name</call>`` at the end."""
 
     def __init__(self) -> None:
         self._text = ""
 
     def feed(self, text: str) -> OutputDelta:
         self._text += text
+        if self._text.startswith("<think>"):
+            thought, closed, rest = self._text.removeprefix("<think>").partition("</think>")
+            if closed:
+                self._text = rest
+                return OutputDelta(reasoning=thought)
+            return OutputDelta()
         if self._text.startswith("<"):
             return OutputDelta()
-        text, self._text = self._text, ""
-        return OutputDelta(content=text)
+        content, self._text = self._text, ""
+        return OutputDelta(content=content)
 
     def finish(self) -> OutputDelta:
-        _, _, rest = self._text.rpartition("<think>")
-        thought, _, after = rest.rpartition("</think>")
-        _, _, called = after.partition("<call>")
-        name, _, _ = called.partition("</call>")
-        calls = ({"name": name, "arguments": "{}"},) if name else ()
-        content = "" if name else after
-        return OutputDelta(content=content, reasoning=thought, tool_calls=calls)
+        name = self._text.removeprefix("<call>").removesuffix("</call>")
+        return OutputDelta(tool_calls=({"name": name, "arguments": "{}"},) if name else ())

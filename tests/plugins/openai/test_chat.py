@@ -1,8 +1,8 @@
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine
 from openai import OpenAI
+from tests.plugins.openai.fake_engine import FakeEngine
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 
@@ -198,14 +198,14 @@ def test_a_reply_can_be_sent_back_as_it_came(sdk: OpenAI) -> None:
     assert sdk.chat.completions.create(model="fake", messages=again).choices
 
 
-TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {}}}
+TOOL: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
 def test_tools_and_template_options_reach_the_template(sdk: OpenAI, engine: FakeEngine) -> None:
     sdk.chat.completions.create(
         model="fake",
         messages=HI,
-        tools=[TOOL],  # type: ignore[list-item]
+        tools=[TOOL],
         extra_body={"chat_template_kwargs": {"enable_thinking": False}},
     )
     rendered = engine.text_codec.rendered[0]
@@ -218,7 +218,7 @@ def test_tool_choice_none_hides_the_tools(sdk: OpenAI, engine: FakeEngine) -> No
         model="fake",
         messages=HI,
         tools=[TOOL],
-        tool_choice="none",  # type: ignore[list-item]
+        tool_choice="none",
     )
     assert engine.text_codec.rendered[0]["tools"] is None
 
@@ -253,12 +253,22 @@ def test_a_parser_splits_reasoning_from_content(sdk: OpenAI, engine: FakeEngine)
     assert message.model_extra == {"reasoning_content": "hm"}
     assert reply.usage is not None
     assert reply.usage.completion_tokens_details is not None
-    assert reply.usage.completion_tokens_details.reasoning_tokens > 0
+    assert reply.usage.completion_tokens_details.reasoning_tokens == len("<think>hm</think>")
+
+
+@pytest.mark.usefixtures("parsing")
+def test_streamed_reasoning_is_told_apart_from_content(sdk: OpenAI, engine: FakeEngine) -> None:
+    engine.replies = ("<think>hm</think>Yes",)
+    chunks = list(sdk.chat.completions.create(model="fake", messages=HI, stream=True))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    thoughts = [(delta.model_extra or {}).get("reasoning_content", "") for delta in deltas]
+    assert "".join(thoughts) == "hm"
+    assert "".join(delta.content or "" for delta in deltas) == "Yes"
 
 
 @pytest.mark.usefixtures("parsing")
 def test_a_parser_finds_tool_calls(sdk: OpenAI, engine: FakeEngine) -> None:
-    engine.replies = ("<think></think><call>look</call>",)
+    engine.replies = ("<call>look</call>",)
     choice = sdk.chat.completions.create(model="fake", messages=HI).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
@@ -269,7 +279,7 @@ def test_a_parser_finds_tool_calls(sdk: OpenAI, engine: FakeEngine) -> None:
 
 @pytest.mark.usefixtures("parsing")
 def test_tool_calls_stream(sdk: OpenAI, engine: FakeEngine) -> None:
-    engine.replies = ("<think></think><call>look</call>",)
+    engine.replies = ("<call>look</call>",)
     chunks = list(sdk.chat.completions.create(model="fake", messages=HI, stream=True))
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert [(call.index, call.function and call.function.name) for call in calls] == [(0, "look")]
