@@ -17,6 +17,10 @@ MANIFEST: Final = "manifest.json"
 CHUNK: Final = 1 << 22
 
 
+def _silent(what: str, done: int, total: int | None) -> None:
+    del what, done, total
+
+
 def cache_home() -> Path:
     """Return where this server keeps what it can make again: below ``XDG_CACHE_HOME``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlxserve"
@@ -43,9 +47,7 @@ def locked(target: Path, waiting: Callable[[], None] = lambda: None) -> Iterator
 
 
 @contextmanager
-def replaced(
-    target: Path, facts: Mapping[str, Any], tell: Progress | None = None
-) -> Iterator[Path]:
+def replaced(target: Path, facts: Mapping[str, Any], tell: Progress = _silent) -> Iterator[Path]:
     """Yield an empty folder that becomes ``target``, with a manifest, if nothing is raised.
 
     To be called under the lock of ``target``: what killed processes left behind is removed.
@@ -61,7 +63,8 @@ def replaced(
     made = Path(mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield made
-        _seal(made, facts, tell)
+        total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+        _seal(made, facts, _counter(f"checking {target.name}", total, tell))
         if target.exists():
             target.rename(made.with_name(f"{made.name}.old"))
         made.rename(target)
@@ -85,15 +88,6 @@ def intact(target: Path, facts: Mapping[str, Any]) -> bool:
         return False
 
 
-def manifest_facts(target: Path) -> dict[str, Any] | None:
-    """Return what ``target`` was made from, or ``None`` where there is no sound manifest."""
-    try:
-        facts = json.loads((target / MANIFEST).read_text("utf-8"))["facts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return facts if isinstance(facts, dict) else None
-
-
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader finds all of it or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,19 +96,22 @@ def write_whole(path: Path, text: str) -> None:
     half.replace(path)
 
 
-def sha256_of(path: Path, tell: Progress | None = None) -> str:
-    """Return the sha256 of a file's content in hexadecimal."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+    """Return the sha256 of a file's content in hexadecimal.
+
+    Args:
+        path: The file.
+        advance: Told how many bytes more were read.
+    """
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-            done += len(chunk)
-            if tell:
-                tell(f"checking {path.name}", done, total)
+            advance(len(chunk))
     return digest.hexdigest()
 
 
-def remembered_sha256(path: Path, memory: Path, tell: Progress | None = None) -> str:
+def remembered_sha256(path: Path, memory: Path, tell: Progress = _silent) -> str:
     """Return the sha256 of ``path``, read again only if its size, time or place changed.
 
     Args:
@@ -130,12 +127,12 @@ def remembered_sha256(path: Path, memory: Path, tell: Progress | None = None) ->
     except OSError:
         known = ""
     if len(known) != hashlib.sha256().digest_size * 2:
-        known = sha256_of(path, tell)
+        known = sha256_of(path, _counter(f"checking {path.name}", stat.st_size, tell))
         write_whole(note, known)
     return known
 
 
-def _seal(folder: Path, facts: Mapping[str, Any], tell: Progress | None) -> None:
+def _seal(folder: Path, facts: Mapping[str, Any], advance: Callable[[int], None]) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         _to_disk(path)
@@ -143,13 +140,24 @@ def _seal(folder: Path, facts: Mapping[str, Any], tell: Progress | None) -> None
         files[path.relative_to(folder).as_posix()] = {
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
-            "sha256": sha256_of(path, tell),
+            "sha256": sha256_of(path, advance),
         }
     manifest = folder / MANIFEST
     manifest.write_text(
         json.dumps({"facts": dict(facts), "files": files}, indent=2) + "\n", "utf-8"
     )
     _to_disk(manifest)
+
+
+def _counter(what: str, total: int, tell: Progress) -> Callable[[int], None]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(what, done, total)
+
+    return advance
 
 
 def _to_disk(path: Path) -> None:

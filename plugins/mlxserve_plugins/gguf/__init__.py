@@ -17,7 +17,7 @@ class GgufOptions:
 
     model_cache_dir: Path | None = option(
         None,
-        "folder that keeps converted models [~/.cache/mlxserve/models]",
+        "folder that keeps models converted from .gguf files [~/.cache/mlxserve/models]",
         flag="--model-cache-dir",
     )
     gguf_weights: Form = option(
