@@ -96,7 +96,7 @@ def write_whole(path: Path, text: str) -> None:
     half.replace(path)
 
 
-def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+def sha256_of(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """Return the sha256 of a file's content in hexadecimal.
 
     Args:
@@ -107,7 +107,8 @@ def sha256_of(path: Path, advance: Callable[[int], None] = lambda count: None) -
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-            advance(len(chunk))
+            if advance:
+                advance(len(chunk))
     return digest.hexdigest()
 
 
