@@ -50,11 +50,39 @@ class Draft:
 
 @frozen(kw_only=True)
 class Verdict:
-    """How many tokens of a draft the model kept, and what a pass of that width took."""
+    """How many tokens of a draft the model kept; ``drafted`` 0 is a row without one."""
 
     uid: int
     drafted: int
     accepted: int
+
+
+@frozen(kw_only=True)
+class DraftRoom:
+    """One decoding row as a planner sees it: at most ``most`` draft tokens are of use."""
+
+    uid: int
+    most: int
+
+
+class DraftPlanner(Protocol):
+    """Decides how many draft tokens each row may have. Engine thread, once per iteration."""
+
+    def plan(self, rows: Sequence[DraftRoom]) -> Mapping[int, int]:
+        """Return draft lengths by ``uid``; 0 and left out mean none.
+
+        When all are 0 the iteration runs as if there were no speculation at all: the next step
+        is launched before this one is read.
+        """
+
+    def learn(self, verdicts: Sequence["Verdict"], seconds: float) -> None:
+        """Learn from a pass: what was drafted and kept in each of its rows, and its duration.
+
+        ``seconds`` runs from the launch to the reading of the tokens, so it is an upper bound.
+        """
+
+    def finished(self, uids: Sequence[int]) -> None:
+        """Forget what is kept for these sequences."""
 
 
 class Proposer(Protocol):
@@ -88,7 +116,13 @@ class Verification:
 
 
 class AcceptanceRule(Protocol):
-    """Decides which drafts stay where a row samples; greedy rows are settled by the core."""
+    """Decides which drafts stay where a row samples.
+
+    Greedy rows are settled by the core: a draft stays if it is the argmax. So are, under a
+    lossless rule, the drafts of a deterministic proposer: the token is drawn as without
+    speculation, and a draft stays if it is that token. That is rejection sampling for a
+    deterministic draft (Leviathan et al. 2023), and a seed gives the tokens it gives without.
+    """
 
     @property
     def lossless(self) -> bool:
@@ -108,6 +142,17 @@ def make_proposer(vocab_size: int) -> Proposer | None:
     **Ask.** The first plugin to answer is heard; return ``None`` to pass.
 
     Called once at start, on the engine thread, after the model is loaded.
+    """
+
+
+@hookspec(firstresult=True)
+def make_draft_planner() -> DraftPlanner | None:
+    """Make the planner of draft lengths.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to pass. Without any, nothing is
+    drafted.
+
+    Called once at start, on the engine thread, if there is a proposer.
     """
 
 

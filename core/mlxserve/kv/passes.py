@@ -106,6 +106,12 @@ class Pass:
         self._states.append((index, view))
         return view
 
+    def stop_at(self, lengths: mx.array | None) -> None:
+        """Let recurrent layers take only the first ``lengths`` ``[rows]`` of the new tokens."""
+        for _, view in self._states:
+            # A copy each: mlx-lm's caches count theirs down in place.
+            view.lengths = None if lengths is None else lengths + 0
+
     def finish(self) -> list[Planes]:
         """Return each span's planes after the model was called."""
         for index, view in self._states:

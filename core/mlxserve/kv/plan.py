@@ -1,8 +1,7 @@
 """Decide at start how a model's KV is held, and prove it against mlx-lm before serving."""
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from attrs import frozen
@@ -13,13 +12,12 @@ from mlxserve.kv.codec import PlainCodec
 from mlxserve.kv.layout import AttentionLeaf, Layout, Leaf, UnmappedError, read_layout
 from mlxserve.kv.model import CausalModel
 from mlxserve.kv.passes import LeafCodec
+from mlxserve.kv.probe import PROMPTS, mismatch, reference, stops_midway
 from mlxserve.kv.solo import SoloStore
-from mlxserve.kv.store import BucketStore, Chunk, RowStore
+from mlxserve.kv.store import BucketStore, RowStore
 from mlxserve_hookspecs import KvCodec, KvSide
 
 CodecMaker = Callable[[KvSide, KvSide], KvCodec | None]
-PROMPTS = ((1, 2, 3, 4, 5, 6), (7, 8, 9))
-STEPS = 2
 
 
 @frozen
@@ -45,19 +43,22 @@ def plan_kv(model: CausalModel, make_codec: CodecMaker, *, compiled: bool) -> Kv
     Tried in order: all buckets in one pass through the attention seam; one pass per bucket on
     real arrays; mlx-lm's own caches, one sequence at a time. Takes a few short forward passes.
     """
-    expected = [_reference(model, prompt) for prompt in PROMPTS]
+    expected = [reference(model, prompt) for prompt in PROMPTS]
     notes: list[str] = []
     try:
         layout = read_layout(make_prompt_cache(model))
         sides = _sides(model, layout)
         bind(model)
         for handles in (True, False):
-            if error := _mismatch(_store(model, layout, sides, _plain(layout), handles), expected):
+            if error := mismatch(_store(model, layout, sides, _plain(layout), handles), expected):
                 notes.append(f"{'batched' if handles else 'per-bucket'} attention is off: {error}")
                 continue
             codecs = _codecs(layout, sides, make_codec)
             store = _store(model, layout, sides, codecs, handles)
             store.compiled = compiled and handles
+            if layout.recurrent:
+                probe = _store(model, layout, sides, _plain(layout), handles)
+                store.stops_midway = stops_midway(probe, model)
             names = tuple(c.codec.name for c in codecs if c is not None)
             return KvPlan(store, names, (*notes, *_plain_layers(names)), _state(model, layout))
     except UnmappedError as reason:
@@ -154,46 +155,3 @@ def _pair(index: int, leaf: Leaf, cache: Any) -> tuple[KvSide, KvSide]:
         )
 
     return side("keys", cache.keys), side("values", cache.values)
-
-
-def _reference(model: CausalModel, prompt: Sequence[int]) -> mx.array:
-    """Return mlx-lm's logits ``[STEPS, vocab]`` after ``prompt``, greedy."""
-    caches = make_prompt_cache(model)
-    model(mx.array([prompt[:-1]]), cache=caches)
-    token, rows = prompt[-1], []
-    for _ in range(STEPS):
-        rows.append(model(mx.array([[token]]), cache=caches)[0, -1])
-        token = cast(int, mx.argmax(rows[-1]).item())
-    logits = mx.stack(rows)
-    mx.eval(logits)
-    return logits
-
-
-def _mismatch(store: BucketStore, expected: Sequence[mx.array]) -> str | None:
-    """Run the probe prompts as rows of two buckets; return what is wrong, if anything is."""
-    try:
-        rows = []
-        for number, prompt in enumerate(PROMPTS):
-            rows.append(row := store.open(200 + 200 * number))
-            store.prefill([Chunk(row, prompt[:-1])])
-            store.join(row)
-        tokens = mx.array([prompt[-1] for prompt in PROMPTS], mx.int32)
-        worst = 0.0
-        for step in range(STEPS):
-            logits = store.decode(tokens)
-            wanted = mx.stack([e[step] for e in expected])
-            worst = max(worst, _distance(logits, wanted))
-            tokens = mx.argmax(wanted, axis=-1).astype(mx.int32)
-        for row in rows:
-            store.close(row)
-    except Exception as error:  # any model code may raise anything; the next layout is tried
-        return f"{type(error).__name__}: {error}"
-    limit = 1e-3 if expected[0].dtype == mx.float32 else 0.05
-    return None if worst <= limit else f"logits differ from mlx-lm's by {worst:.2g} of their range"
-
-
-def _distance(ours: mx.array, wanted: mx.array) -> float:
-    a, b = ours.astype(mx.float32), wanted.astype(mx.float32)
-    span = (b.max(axis=-1) - b.min(axis=-1)).max()
-    value = cast(float, (mx.abs(a - b).max() / mx.maximum(span, 1e-30)).item())
-    return math.inf if math.isnan(value) else value

@@ -70,6 +70,19 @@ class SoloStore:
             row.length += 1
         return mx.concatenate(logits)
 
+    @property
+    def drafts_fit(self) -> bool:
+        """Whether tokens can be taken back: not promised by every cache."""
+        return False
+
+    def verify(self, tokens: mx.array) -> mx.array:
+        """Refuse: ``drafts_fit`` says so."""
+        raise NotImplementedError
+
+    def commit(self, tokens: mx.array, kept: mx.array) -> list[mx.array]:
+        """Refuse: ``drafts_fit`` says so."""
+        raise NotImplementedError
+
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return the arrays of the rows' caches."""
         return [a for row in rows for cache in self._caches[row] for a in _arrays(cache.state)]

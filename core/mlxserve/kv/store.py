@@ -1,6 +1,6 @@
 """The rows of all live sequences, and the passes that run them through the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -9,7 +9,7 @@ from attrs import define, field, frozen
 from mlxserve.kv.bucket import Bucket, Row, capacity_for, empty_planes
 from mlxserve.kv.layout import AttentionLeaf, Layout
 from mlxserve.kv.model import CausalModel
-from mlxserve.kv.passes import LeafCodec, Pass, Planes, Span
+from mlxserve.kv.passes import LeafCodec, LeafPlanes, Pass, Planes, Span
 
 
 @frozen
@@ -54,6 +54,23 @@ class RowStore(Protocol):
     def decode(self, tokens: mx.array) -> mx.array:
         """Run one token per row ``[rows]``; rows grow. Return logits ``[rows, vocab]``, lazy."""
 
+    @property
+    def drafts_fit(self) -> bool:
+        """Whether ``verify`` works: tokens can be taken back."""
+
+    def verify(self, tokens: mx.array) -> mx.array:
+        """Run several tokens per row ``[rows, width]``; rows do not grow yet.
+
+        Returns:
+            Logits ``[rows, width, vocab]``, lazy.
+        """
+
+    def commit(self, tokens: mx.array, kept: mx.array) -> list[mx.array]:
+        """Keep the first ``kept`` ``[rows]`` of each row's tokens of the last ``verify``.
+
+        The caller lengthens the rows when it knows the counts. Returns what else to evaluate.
+        """
+
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return what must be evaluated for the rows' KV to be there."""
 
@@ -82,9 +99,11 @@ class BucketStore:
     shapes: Sequence[Sequence[tuple[int, int, mx.Dtype]]]
     handles: bool = True
     compiled: bool = False
+    stops_midway: bool = False
     decoding: list[Bucket] = field(factory=list)
     staged: list[Bucket] = field(factory=list)
     _traced: Callable[..., Any] | None = None
+    _before: list[list[LeafPlanes | None]] = field(factory=list)
 
     @property
     def exclusive_prefill(self) -> bool:
@@ -159,13 +178,53 @@ class BucketStore:
         if self.handles:
             logits = self._decode_together(tokens)
         else:
-            logits = mx.concatenate(
-                [self._run([b], t[:, None])[:, -1] for b, t in self._split(tokens)]
-            )
+            logits = self._run_decoding(tokens[:, None])[:, -1]
         for row in self.order():
             if row is not None:
                 row.length += 1
         return logits
+
+    @property
+    def drafts_fit(self) -> bool:
+        """Recurrent layers must be able to stop in the middle of a pass."""
+        return not self.layout.recurrent or self.stops_midway
+
+    def verify(self, tokens: mx.array) -> mx.array:
+        """Run all decoding buckets; recurrent state from before is kept for ``commit``."""
+        self._before = [self._states(bucket) for bucket in self.decoding]
+        return self._run_decoding(tokens)
+
+    def commit(self, tokens: mx.array, kept: mx.array) -> list[mx.array]:
+        """Take recurrent state back and run it again over the kept tokens only.
+
+        Attention needs nothing: what lies past a row's length is overwritten.
+        """
+        if not self.layout.recurrent:
+            return []
+        for bucket, states in zip(self.decoding, self._before, strict=True):
+            bucket.planes = [
+                held if old is None else old
+                for held, old in zip(bucket.planes, states, strict=True)
+            ]
+        self._before = []
+        self._run_decoding(tokens, kept)
+        states = [s for bucket in self.decoding for s in self._states(bucket)]
+        return [a for held in states for a in held or () if a is not None]
+
+    def _states(self, bucket: Bucket) -> list[LeafPlanes | None]:
+        pairs = zip(self.layout.leaves, bucket.planes, strict=True)
+        return [None if isinstance(leaf, AttentionLeaf) else held for leaf, held in pairs]
+
+    def _run_decoding(self, tokens: mx.array, lengths: mx.array | None = None) -> mx.array:
+        if self.handles:
+            return self._run(self.decoding, tokens, lengths=lengths)
+        at, parts = 0, []
+        for bucket in self.decoding:
+            mine = slice(at, at + bucket.rows)
+            of_mine = None if lengths is None else lengths[mine]
+            parts.append(self._run([bucket], tokens[mine], lengths=of_mine))
+            at += bucket.rows
+        return mx.concatenate(parts)
 
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return the arrays of the rows' buckets."""
@@ -213,11 +272,14 @@ class BucketStore:
         buckets: Sequence[Bucket],
         tokens: mx.array,
         reaches: Sequence[int | None] | None = None,
+        lengths: mx.array | None = None,
     ) -> mx.array:
         reaches = reaches or [None] * len(buckets)
         spans = [Span(b.rows, b.capacity, r) for b, r in zip(buckets, reaches, strict=True)]
         starts = [bucket.starts for bucket in buckets]
-        logits, planes = self._call(spans, starts, [b.planes for b in buckets], tokens)
+        held = [bucket.planes for bucket in buckets]
+        logits, planes = self._call(spans, starts, held, tokens, lengths)
+        del held
         # Old planes are dropped before anything is evaluated: mlx then updates in place.
         for bucket, new in zip(buckets, planes, strict=True):
             bucket.planes = new
@@ -229,18 +291,14 @@ class BucketStore:
         starts: Sequence[mx.array],
         planes: Sequence[Planes],
         tokens: mx.array,
+        lengths: mx.array | None = None,
     ) -> tuple[mx.array, list[Planes]]:
         run = Pass(
             self.layout, self.codecs, spans, starts, planes, tokens.shape[1], handles=self.handles
         )
+        run.stop_at(lengths)
         logits = self.model(tokens, cache=run.views)
         return logits, run.finish()
-
-    def _split(self, tokens: mx.array) -> Iterator[tuple[Bucket, mx.array]]:
-        at = 0
-        for bucket in self.decoding:
-            yield bucket, tokens[at : at + bucket.rows]
-            at += bucket.rows
 
     def _bucket(self, capacity: int) -> Bucket:
         leaves = self.layout.leaves
