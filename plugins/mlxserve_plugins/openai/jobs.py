@@ -126,9 +126,8 @@ async def completion_job(body: CompletionBody, engine: EngineClient, tenant: str
     name = f"cmpl-{uuid.uuid4().hex}"
     prompts = split_prompts(body.prompt)
     requests = []
-    for at, prompt in enumerate(prompts):
-        where = "prompt" if len(prompts) == 1 else f"prompt[{at}]"
-        tokens = await _tokens(text, prompt, card, where)
+    for at, tokens in enumerate(await _tokenised(text, prompts, card)):
+        where = _where(at, prompts)
         request = await _request(
             body, card, text, prompt=tokens, where=where, tenant=tenant, logprobs=ranked
         )
@@ -258,15 +257,27 @@ def _best_of(body: CompletionBody) -> tuple[int, int]:
     return made, wanted
 
 
-async def _tokens(
-    text: TextCodec, prompt: str | list[int], card: ModelCard, where: str
-) -> list[int]:
+async def _tokenised(
+    text: TextCodec, prompts: Sequence[str | list[int]], card: ModelCard
+) -> list[list[int]]:
+    def work() -> list[list[int]]:
+        return [_tokens(text, one, card, _where(at, prompts)) for at, one in enumerate(prompts)]
+
+    is_long = sum(map(len, prompts)) > LONG_TEXT
+    return await asyncio.to_thread(work) if is_long else work()
+
+
+def _tokens(text: TextCodec, prompt: str | list[int], card: ModelCard, where: str) -> list[int]:
     if prompt == "":
         check_prompt(0, card.limits, where)
     if isinstance(prompt, str):
-        return await encode(text, prompt)
+        return text.encode(prompt)
     check_tokens(prompt, card, where)
     return prompt
+
+
+def _where(at: int, prompts: Sequence[str | list[int]]) -> str:
+    return "prompt" if len(prompts) == 1 else f"prompt[{at}]"
 
 
 async def _prediction(body: GenerationBody, text: TextCodec) -> tuple[int, ...]:

@@ -1,9 +1,7 @@
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +12,10 @@ from litestar import Litestar
 from litestar.config.app import AppConfig
 from openai import OpenAI
 
-# importlib mode puts no folder on the path; these tests share a module of their own.
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
-from tests.plugins.openai.fake_engine import FakeAdmission, FakeEngine, MarkupParser
-
 from mlxserve_hookspecs import Services
 from mlxserve_plugins.openai import OpenAi, OpenAiOptions
+
+from .fake_engine import FakeAdmission, FakeEngine, MarkupParser
 
 KEEPALIVE = 0.1
 MOST_BYTES = 40_000

@@ -4,9 +4,10 @@ import httpx
 import openai
 import pytest
 from openai import OpenAI
-from tests.plugins.openai.fake_engine import FakeEngine
 
 from mlxserve_hookspecs import Limits
+
+from .fake_engine import FakeEngine
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
-from tests.plugins.openai.fake_engine import FakeEngine
+
+from .fake_engine import FakeEngine
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 

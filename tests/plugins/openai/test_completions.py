@@ -1,9 +1,11 @@
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from openai import OpenAI
-from tests.plugins.openai.fake_engine import FakeEngine
+
+from .fake_engine import FakeEngine
 
 
 def test_a_text_is_shaped_like_openais(sdk: OpenAI) -> None:
@@ -42,6 +44,12 @@ def test_many_prompts_run_a_few_at_a_time_and_come_back_in_order(
     reply = sdk.completions.create(model="fake", prompt=prompts, echo=True, max_tokens=1)
     assert [choice.text for choice in reply.choices] == [f"{prompt}H" for prompt in prompts]
     assert 1 < engine.most_live <= 16
+
+
+def test_long_prompts_are_tokenised_in_order(sdk: OpenAI, engine: FakeEngine) -> None:
+    prompts = [f"{at:03}" + "x" * 190 for at in range(30)]
+    sdk.completions.create(model="fake", prompt=prompts, max_tokens=1)
+    assert [bytes(request.prompt).decode() for request in engine.seen] == prompts
 
 
 def test_streamed_prompts_are_told_apart_by_index(sdk: OpenAI, engine: FakeEngine) -> None:
@@ -103,8 +111,6 @@ def test_a_streams_usage_comes_at_the_end(sdk: OpenAI) -> None:
 
 def joined(http: httpx.Client, body: dict[str, Any]) -> tuple[str, dict[str, list[Any]]]:
     """Return the text and the log-probabilities of a whole or streamed reply."""
-    import msgspec
-
     answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
     if not body["stream"]:

@@ -4,7 +4,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugins.openai.fake_engine import FakeText
 
 from mlxserve_hookspecs import TokenLogprob
 from mlxserve_plugins.openai.logprobs import (
@@ -14,6 +13,8 @@ from mlxserve_plugins.openai.logprobs import (
     chat_logprobs,
     text_logprobs,
 )
+
+from .fake_engine import FakeText
 
 NAMES = TokenNames(FakeText())
 

@@ -4,7 +4,8 @@ import httpx
 import openai
 import pytest
 from openai import OpenAI
-from tests.plugins.openai.fake_engine import KEY, FakeAdmission, FakeEngine
+
+from .fake_engine import KEY, FakeAdmission, FakeEngine
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -114,6 +115,7 @@ def test_the_openapi_schema_describes_bodies_and_answers(http: httpx.Client) -> 
     body = named(chat["requestBody"]["content"]["application/json"], components)
     assert {"messages", "temperature", "chat_template_kwargs"} <= body["properties"].keys()
     assert body["required"] == ["messages"]
+    assert components["UserMessage"]["properties"]["role"] == {"type": "string", "const": "user"}
     answer = named(chat["responses"]["200"]["content"]["application/json"], components)
     assert {"id", "choices", "usage"} <= answer["properties"].keys()
     error = named(chat["responses"]["400"]["content"]["application/json"], components)

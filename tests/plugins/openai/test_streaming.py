@@ -5,9 +5,10 @@ import httpx
 import openai
 import pytest
 from openai import OpenAI
-from tests.plugins.openai.fake_engine import FakeAdmission, FakeEngine
 
 from mlxserve_hookspecs import Finish, RequestError, Usage
+
+from .fake_engine import FakeAdmission, FakeEngine
 
 HI = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
 CHAT = "/v1/chat/completions"
