@@ -1,0 +1,80 @@
+"""Count and time what the server does, for Prometheus, at ``/metrics``."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlxserve_hookspecs import (
+    Finish,
+    GenerationRequest,
+    Iteration,
+    ModelCard,
+    Route,
+    Services,
+    Verdict,
+    hookimpl,
+)
+from mlxserve_plugins.guarding import guard
+
+if TYPE_CHECKING:
+    from mlxserve_plugins.metrics.instruments import Instruments
+
+
+class Metrics:
+    """Keeps the figures of one server in a registry of its own.
+
+    Hooks that come before ``routes`` go uncounted: nobody could read their figures.
+    """
+
+    def __init__(self) -> None:
+        self.instruments: Instruments | None = None
+
+    @hookimpl
+    def routes(self, services: Services) -> Sequence[Route]:
+        """Answer with ``/metrics``, which is open unless a plugin asks for a key there."""
+        from mlxserve_plugins.metrics.endpoint import make_route  # noqa: PLC0415 - litestar
+        from mlxserve_plugins.metrics.instruments import Instruments  # noqa: PLC0415 - prometheus
+
+        self.instruments = Instruments(lambda: services.engine.status)
+        return [make_route(services, self.instruments, guard(services))]
+
+    @hookimpl
+    def started(self, card: ModelCard) -> None:
+        """Name the model."""
+        if self.instruments:
+            self.instruments.name_model(card)
+
+    @hookimpl
+    def request_received(self, request: GenerationRequest) -> None:
+        """Count a request that was let in."""
+        if self.instruments:
+            self.instruments.received(request)
+
+    @hookimpl
+    def request_refused(self, status: int, code: str) -> None:
+        """Count a request that was not."""
+        if self.instruments:
+            self.instruments.refused(status, code)
+
+    @hookimpl
+    def first_token(self, seconds: float) -> None:
+        """Time a first token."""
+        if self.instruments:
+            self.instruments.ttft.observe(seconds)
+
+    @hookimpl
+    def request_finished(self, choice: int, finish: Finish) -> None:
+        """Count and time a reply."""
+        if self.instruments:
+            self.instruments.finished(choice, finish)
+
+    @hookimpl
+    def iteration_finished(self, iteration: Iteration) -> None:
+        """Count and time an iteration."""
+        if self.instruments:
+            self.instruments.iterated(iteration)
+
+    @hookimpl
+    def drafts_verified(self, verdicts: Sequence[Verdict]) -> None:
+        """Count guesses and those that the model kept."""
+        if self.instruments:
+            self.instruments.verified(verdicts)
