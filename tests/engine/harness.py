@@ -7,7 +7,7 @@ import mlx.core as mx
 from attrs import define, field
 from mlx_lm.generate import generate_step
 
-from mlxserve.engine.build import codec_maker
+from mlxserve.engine.build import codec_maker, make_speculator
 from mlxserve.engine.caches import make_cache
 from mlxserve.engine.decoder import Decoder
 from mlxserve.engine.engine import Engine
@@ -139,6 +139,7 @@ def bench(
         scheduler=Scheduler(plan.store, policy or FcfsPolicy(), limits, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
+        speculator=make_speculator(manager, plan.store, vocab),
     )
     return Bench(engine, inbox, replies)
 

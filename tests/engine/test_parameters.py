@@ -180,14 +180,15 @@ def test_a_stop_string_is_found_across_tokens_and_left_out() -> None:
         assert (end.reason, end.stopped_by) == ("stop", text[at : at + 3])
 
 
-def test_end_of_sequence_and_stop_tokens_end_a_reply_unseen() -> None:
+def test_a_stop_token_ends_a_reply_and_has_no_text() -> None:
     reply = plain(model(), prompt(15), 12)
     token = reply[5]
     it = bench(model())
     it.submit(request("r", prompt(15), 12, stop={"token_ids": frozenset({token})}))
     it.run()
     first = reply.index(token)
-    assert it.replies.tokens("r") == reply[:first]
+    assert it.replies.tokens("r") == reply[: first + 1]
+    assert it.replies.text("r") == Letters().decode(reply[:first])
     end = it.replies.finish("r")
     assert (end.reason, end.stopped_by, end.usage.completion_tokens) == ("stop", token, first + 1)
 

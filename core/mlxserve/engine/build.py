@@ -15,9 +15,10 @@ from mlxserve.engine.engine import Engine, Outbox
 from mlxserve.engine.inbox import Inbox, Submit
 from mlxserve.engine.prefill import Prefiller
 from mlxserve.engine.scheduler import Capacity, Scheduler
+from mlxserve.engine.speculation import Speculator
 from mlxserve.hooks import ask
 from mlxserve.kv.plan import CodecMaker, KvPlan, plan_kv
-from mlxserve.kv.store import BucketStore
+from mlxserve.kv.store import BucketStore, RowStore
 from mlxserve.loading import register
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions, GenerationOptions
@@ -37,6 +38,7 @@ from mlxserve_hookspecs import (
     StopConditions,
     quantization,
     scheduling,
+    speculation,
 )
 
 
@@ -93,7 +95,18 @@ def make_engine(
         scheduler=Scheduler(plan.store, policy, capacity, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
+        speculator=make_speculator(plugins, plan.store, vocab),
     )
+
+
+def make_speculator(plugins: PluginManager, store: RowStore, vocab: int) -> Speculator:
+    """Ask for a proposer, and for planner and rule if there is one."""
+    proposer = ask(plugins, speculation.make_proposer)(vocab_size=vocab)
+    if proposer is None:
+        return Speculator(store, vocab)
+    planner = ask(plugins, speculation.make_draft_planner)()
+    rule = ask(plugins, speculation.make_acceptance_rule)()
+    return Speculator(store, vocab, proposer, planner, rule)
 
 
 def codec_maker(plugins: PluginManager) -> CodecMaker:

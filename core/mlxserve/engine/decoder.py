@@ -16,6 +16,23 @@ from mlxserve_hookspecs import TokenLogprob
 EMPTY = SampledRow()
 
 
+@frozen
+class Read:
+    """What a step gave one sequence.
+
+    Attributes:
+        sequence: The sequence.
+        tokens: Its next tokens, at least one.
+        logprobs: One for each, if asked for.
+        drafted: Draft tokens that were verified for it.
+    """
+
+    sequence: Sequence
+    tokens: Items[int]
+    logprobs: Items[TokenLogprob | None]
+    drafted: int = 0
+
+
 @frozen(eq=False)
 class Launched:
     """A decode step on its way.
@@ -30,12 +47,12 @@ class Launched:
     tokens: mx.array
     logprobs: PendingLogprobs | None
 
-    def read(self) -> list[tuple[Sequence, int, TokenLogprob | None]]:
+    def read(self) -> list[Read]:
         """Wait for the step; return each sequence's token."""
         tokens = cast(list[int], self.tokens.tolist())
         found: Mapping[int, TokenLogprob] = {} if self.logprobs is None else self.logprobs.read()
         pairs = enumerate(zip(self.sequences, tokens, strict=True))
-        return [(s, token, found.get(at)) for at, (s, token) in pairs if s is not None]
+        return [Read(s, [token], [found.get(at)]) for at, (s, token) in pairs if s is not None]
 
 
 @define(eq=False)

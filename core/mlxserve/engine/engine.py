@@ -9,7 +9,7 @@ import structlog
 from attrs import define, evolve, field
 from pluggy import PluginManager
 
-from mlxserve.engine.decoder import Decoder, Launched
+from mlxserve.engine.decoder import Decoder, Launched, Read
 from mlxserve.engine.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
 from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
 from mlxserve.engine.prefill import Prefiller
@@ -22,8 +22,10 @@ from mlxserve.engine.problems import (
 )
 from mlxserve.engine.scheduler import Scheduler
 from mlxserve.engine.sequence import Sequence, sequences_of
+from mlxserve.engine.speculation import Speculator, Verifying, constrain
 from mlxserve.hooks import ask, tell
 from mlxserve_hookspecs import (
+    Draft,
     EngineStatus,
     Finish,
     GenerationEvent,
@@ -34,6 +36,7 @@ from mlxserve_hookspecs import (
     Usage,
     generation,
     lifecycle,
+    speculation,
 )
 
 log = structlog.get_logger("mlxserve.engine")
@@ -53,6 +56,7 @@ class Engine:
         scheduler: Who runs.
         prefiller: Runs prompts.
         decoder: Runs decode steps.
+        speculator: Runs verification passes instead, where drafts are worth it.
     """
 
     plugins: PluginManager
@@ -62,12 +66,13 @@ class Engine:
     scheduler: Scheduler
     prefiller: Prefiller
     decoder: Decoder
+    speculator: Speculator
     counters: dict[str, float] = field(factory=dict)
     steps: int = 0
     draining: float | None = None
     _uids: int = 0
     _events: list[GenerationEvent] = field(factory=list)
-    _inflight: Launched | None = None
+    _inflight: Launched | Verifying | None = None
     _prefilled: int = 0
     _decoded: int = 0
 
@@ -76,6 +81,8 @@ class Engine:
         turn = self.receive()
         began = time.monotonic()
         self._prefilled = self._decoded = 0
+        if isinstance(self._inflight, Verifying):
+            self._settle(turn.now)  # how far its rows grew decides what is scheduled
         self.expire(turn.now)
         self.schedule(turn.now)
         self.prefill()
@@ -200,12 +207,19 @@ class Engine:
             self._events.append(progress(sequence))
 
     def forward(self, now: float) -> None:
-        """Launch the next decode step, then read the one before it."""
-        if self.decoder.must_read_first(self.scheduler.decoding):
+        """Launch the next step, then read the one before it."""
+        planned = self.speculator.plan(self.scheduler.decoding)
+        if planned or self.decoder.must_read_first(self.scheduler.decoding):
             self._settle(now)
-        self._masks(now)
+        drafts = self.speculator.propose(self.scheduler.decoding, planned) if planned else {}
+        drafts = self._constrained(drafts, now)
+        width = 1 + max((len(draft.tokens) for draft in drafts.values()), default=0)
+        launched: Launched | Verifying | None
         try:
-            launched = self.decoder.launch(self.scheduler.decoding)
+            if width > 1 and self.scheduler.try_room(width):
+                launched = self.speculator.launch(self.scheduler.decoding, drafts)
+            else:
+                launched = self.decoder.launch(self.scheduler.decoding)
         except Exception as error:
             self._fail_batch(error)
             return
@@ -215,14 +229,15 @@ class Engine:
         self._inflight = launched
         self.scheduler.cache.tick()
 
-    def _masks(self, now: float) -> None:
+    def _constrained(self, drafts: dict[int, Draft], now: float) -> dict[int, Draft]:
+        """Make the masks of constrained rows, and cut their drafts to them."""
         for sequence in [s for s in self.scheduler.decoding if s.constraint is not None]:
             try:
-                assert sequence.constraint is not None
-                sequence.mask = sequence.constraint.mask()
+                drafts[sequence.uid] = constrain(sequence, drafts.get(sequence.uid, Draft()))
             except Exception as error:
                 log.exception("constraint failed", request=sequence.request.id)
                 self.fail(sequence, as_request_error(error), now=now)
+        return drafts
 
     def _settle(self, now: float) -> None:
         step, self._inflight = self._inflight, None
@@ -234,25 +249,39 @@ class Engine:
             self._fail_batch(error)
             return
         now = max(now, time.monotonic())
-        for sequence, token, logprob in read:
-            sequence.launched -= 1
-            if not sequence.alive:
-                continue
+        for one in read:
+            one.sequence.launched -= 1
+            if one.sequence.alive:
+                self._take(one, now)
+        if isinstance(step, Verifying):
+            self._judge(step, now)
+        else:
+            self.decoder.was_read(step)
+
+    def _take(self, read: Read, now: float) -> None:
+        sequence = read.sequence
+        sequence.accepted_drafts += len(read.tokens) - 1
+        sequence.rejected_drafts += read.drafted - len(read.tokens) + 1
+        for token, logprob in zip(read.tokens, read.logprobs, strict=True):
             self._decoded += 1
             try:
                 event, ending = take_token(sequence, token, logprob, now)
             except Exception as error:
                 log.exception("reading a token failed", request=sequence.request.id)
                 self.fail(sequence, as_request_error(error))
-                continue
+                return
             if sequence.generated == 1:
                 seconds = now - sequence.arrived
                 tell(self.plugins, lifecycle.first_token)(request=sequence.request, seconds=seconds)
-            if ending is None:
-                self._events.append(event)
-            else:
+            if ending is not None:
                 self._end(sequence, ending, now, event)
-        self.decoder.was_read(step)
+                return
+            self._events.append(event)
+
+    def _judge(self, step: Verifying, now: float) -> None:
+        verdicts, seconds = step.verdicts(), now - step.began
+        self.speculator.learn(verdicts, seconds)
+        tell(self.plugins, speculation.drafts_verified)(verdicts=verdicts, seconds=seconds)
 
     # -- endings -----------------------------------------------------------------------------
 
@@ -274,6 +303,7 @@ class Engine:
         if not sequence.alive:
             return
         self.scheduler.finish(sequence)
+        self.speculator.forget((sequence.uid,))
         done = finish(sequence, ending, now, error)
         base = event or GenerationEvent(request_id=sequence.request.id, choice=sequence.choice)
         self._events.append(evolve(base, finish=done))
@@ -331,5 +361,9 @@ class Engine:
             cached_blocks=self.scheduler.cache.held,
             total_blocks=self.scheduler.capacity.blocks,
             steps=self.steps,
-            counters=dict(self.counters) | {"preemptions": float(self.scheduler.preemptions)},
+            counters=dict(self.counters)
+            | {
+                "preemptions": float(self.scheduler.preemptions),
+                "draft_errors": float(self.speculator.errors),
+            },
         )

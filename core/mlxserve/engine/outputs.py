@@ -19,14 +19,15 @@ def take_token(
 ) -> tuple[GenerationEvent, Ending | None]:
     """Add ``token`` to ``sequence``; return what that shows the client, and whether it ends.
 
-    The ending token of ``stop`` is counted and not shown. Errors of the detokenizer or of a
+    The token that ends a reply is reported and has no text. Errors of the detokenizer or of a
     constraint come through: they are the sequence's own.
     """
     sequence.tokens.append(token)
     if sequence.first_token_at is None:
         sequence.first_token_at = now
+    logprobs = () if logprob is None else (logprob,)
     if token in sequence.eos or token in sequence.request.stop.token_ids:
-        return _event(sequence, _rest(sequence)), Ending("stop", token)
+        return _event(sequence, _rest(sequence), (token,), logprobs), Ending("stop", token)
     if sequence.constraint is not None:
         sequence.constraint.advance((token,))
     text, stop = sequence.stops.feed(sequence.detokenizer.add(token))
@@ -42,7 +43,6 @@ def take_token(
         text += more
         # A stop string may be found only now, in characters that were held back.
         ending = ending if stop is None else Ending("stop", stop)
-    logprobs = () if logprob is None else (logprob,)
     return _event(sequence, text, (token,), logprobs), ending
 
 

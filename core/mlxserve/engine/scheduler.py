@@ -177,6 +177,10 @@ class Scheduler:
                     break
         return stuck
 
+    def try_room(self, width: int) -> bool:
+        """Make room for ``width`` tokens in every decoding row, if nobody has to give way."""
+        return all(self._grow(sequence, width) for sequence in self.decoding)
+
     def preempt(self, sequence: Sequence) -> None:
         """Take back a sequence's row; it goes on later from where it was."""
         for place in (self.prefilling, self.ready, self.decoding):

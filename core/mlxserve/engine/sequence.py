@@ -79,7 +79,7 @@ class Sequence:
         launched: Tokens launched on the device and not read yet.
         siblings: Further choices that fork from this one when its prefill is done.
         constraint: What a plugin allows and forbids, if the request demands it.
-        mask: What the constraint allows next.
+        masks: What the constraint allows next, and after each token of a draft.
         cached: Prompt tokens that came from each cache tier.
         chain: Keys of the full blocks of its tokens.
         kept: Blocks that the cache tiers were offered.
@@ -103,7 +103,7 @@ class Sequence:
     preempted: int = 0
     siblings: list["Sequence"] = field(factory=list)
     constraint: Constraint | None = None
-    mask: Array | None = None
+    masks: list[Array | None] = field(factory=list)
     cached: dict[str, int] = field(factory=dict)
     chain: list[BlockKey] = field(factory=list)
     kept: int = 0
@@ -143,7 +143,11 @@ class Sequence:
     @property
     def eos_banned(self) -> bool:
         """Whether the reply must not end with the next token."""
-        return self.generated + self.launched < self.request.stop.min_tokens
+        return self.too_short(0)
+
+    def too_short(self, drafted: int) -> bool:
+        """Whether the reply must not end after ``drafted`` more tokens."""
+        return self.generated + self.launched + drafted < self.request.stop.min_tokens
 
     @property
     def alive(self) -> bool:
@@ -175,16 +179,17 @@ class Sequence:
             preempted=self.preempted,
         )
 
-    def sampled_row(self) -> SampledRow:
-        """Return what sampling sees; only penalties look at the tokens."""
+    def sampled_row(self, draft: Items[int] = ()) -> SampledRow:
+        """Return what sampling sees after ``draft``; only penalties look at the tokens."""
         penalised = self.request.sampling.penalised
+        ends = self.eos | self.request.stop.token_ids
         return SampledRow(
             params=self.request.sampling,
             key=self.key,
-            banned=(self.eos | self.request.stop.token_ids) if self.eos_banned else frozenset(),
+            banned=ends if self.too_short(len(draft)) else frozenset(),
             prompt=self.request.prompt if penalised else (),
-            generated=self.tokens[self.prompt_tokens :] if penalised else (),
-            mask=self.mask,
+            generated=[*self.tokens[self.prompt_tokens :], *draft] if penalised else (),
+            mask=self.masks[len(draft)] if len(draft) < len(self.masks) else None,
         )
 
 

@@ -124,6 +124,16 @@ class SamplerBatch:
             self._mask = mx.stack([everything if r.mask is None else r.mask for r in self.rows])
 
     @property
+    def greedy(self) -> mx.array:
+        """Which rows do not draw, ``[rows]`` booleans."""
+        return self._greedy
+
+    @property
+    def keys(self) -> mx.array:
+        """The rows' own halves of their keys, ``[rows]`` uint32."""
+        return self._keys
+
+    @property
     def all_greedy(self) -> bool:
         """Whether no row draws."""
         return all(row.params.greedy for row in self.rows)

@@ -13,8 +13,7 @@ def draw(logits: mx.array, keys: mx.array) -> mx.array:
     Returns:
         ``[rows]`` int32.
     """
-    uniforms = _uniforms(keys, logits.shape[-1])
-    gumbel = -mx.log(-mx.log(uniforms))
+    gumbel = -mx.log(-mx.log(uniforms(keys, logits.shape[-1])))
     return mx.argmax(logits + gumbel, axis=-1).astype(mx.int32)
 
 
@@ -23,7 +22,8 @@ def row_keys(bases: mx.array, positions: mx.array) -> mx.array:
     return mx.stack([bases, positions.astype(mx.uint32)], axis=-1)
 
 
-def _uniforms(keys: mx.array, width: int) -> mx.array:
+def uniforms(keys: mx.array, width: int) -> mx.array:
+    """Return ``[rows, width]`` float32 in [0, 1), each row from its own key."""
     return mx.vmap(lambda key: mx.random.uniform(shape=(width,), key=key))(keys)
 
 

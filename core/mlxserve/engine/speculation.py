@@ -1,0 +1,315 @@
+"""Speculation in the batch: plan, propose, verify all rows in one pass, accept row by row."""
+
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from typing import Any
+
+import mlx.core as mx
+import structlog
+from attrs import define, evolve, frozen
+
+from mlxserve.engine.decoder import EMPTY, Read
+from mlxserve.engine.sequence import Sequence
+from mlxserve.kv.bucket import Row
+from mlxserve.kv.store import RowStore
+from mlxserve.sampling.batch import SampledRow, SamplerBatch
+from mlxserve.sampling.draw import draw, row_keys, uniforms
+from mlxserve.sampling.logprobs import PendingLogprobs, pending_logprobs
+from mlxserve_hookspecs import (
+    AcceptanceRule,
+    Draft,
+    DraftPlanner,
+    DraftRequest,
+    DraftRoom,
+    Proposer,
+    Verdict,
+    Verification,
+)
+
+log = structlog.get_logger("mlxserve.speculation")
+ACCEPTING = 1 << 30
+"""Added to a position for the numbers that accept or refuse drafts: never those that draw."""
+
+
+@frozen(eq=False)
+class Verifying:
+    """A verification pass on its way.
+
+    Attributes:
+        sequences: Whose row is in each slot.
+        rows: The slots' rows; they grow when the pass is read.
+        drafted: Draft tokens of each slot.
+        tokens: ``[rows, width]``: drafts as far as accepted, then the token after them.
+        accepted: ``[rows]``: how many drafts stay.
+        logprobs: For the rows that ask, at row times width plus position.
+        began: Monotonic seconds at the launch.
+    """
+
+    sequences: tuple[Sequence | None, ...]
+    rows: tuple[Row | None, ...]
+    drafted: tuple[int, ...]
+    tokens: mx.array
+    accepted: mx.array
+    logprobs: PendingLogprobs | None
+    began: float
+
+    def read(self) -> list[Read]:
+        """Wait for the pass, lengthen its rows and return their tokens."""
+        tokens: Any = self.tokens.tolist()
+        accepted: Any = self.accepted.tolist()
+        found = {} if self.logprobs is None else self.logprobs.read()
+        width = self.tokens.shape[1]
+        reads = []
+        for slot, sequence in enumerate(self.sequences):
+            row, count = self.rows[slot], accepted[slot] + 1
+            if sequence is None or row is None:
+                continue
+            if sequence.row is row:
+                row.length += count
+            logprobs = [found.get(slot * width + at) for at in range(count)]
+            reads.append(Read(sequence, tokens[slot][:count], logprobs, self.drafted[slot]))
+        return reads
+
+    def verdicts(self) -> list[Verdict]:
+        """Return what became of each row's draft; after ``read``."""
+        accepted: Any = self.accepted.tolist()
+        return [
+            Verdict(uid=s.uid, drafted=self.drafted[at], accepted=accepted[at])
+            for at, s in enumerate(self.sequences)
+            if s is not None
+        ]
+
+
+@define(eq=False)
+class Speculator:
+    """Asks the proposer and verifies. Without one, or without a planner, it never drafts.
+
+    Attributes:
+        store: The rows.
+        vocab: Width of the logits.
+        proposer: Guesses.
+        planner: Says how far each row may be guessed ahead.
+        rule: Accepts where rows sample; ``None`` is by match.
+        errors: Calls that raised and drafts that were not drafts.
+    """
+
+    store: RowStore
+    vocab: int
+    proposer: Proposer | None = None
+    planner: DraftPlanner | None = None
+    rule: AcceptanceRule | None = None
+    errors: int = 0
+
+    def plan(self, decoding: Items[Sequence]) -> Mapping[int, int]:
+        """Return draft lengths by uid; empty when nobody is to draft now."""
+        if self.proposer is None or self.planner is None or not self.store.drafts_fit:
+            return {}
+        rooms = [DraftRoom(uid=s.uid, most=s.to_launch - 1 + s.launched) for s in decoding]
+        try:
+            planned = self.planner.plan(rooms)
+        except Exception:
+            self._failed("the planner failed")
+            return {}
+        return {uid: k for uid, k in planned.items() if k > 0}
+
+    def propose(self, decoding: Items[Sequence], planned: Mapping[int, int]) -> dict[int, Draft]:
+        """Return the drafts, checked: a bad one is dropped and counted."""
+        asked = [s for s in decoding if planned.get(s.uid) and s.to_launch > 1]
+        if not asked or self.proposer is None:
+            return {}
+        try:
+            found = self.proposer.propose([self._request(s, planned[s.uid]) for s in asked])
+        except Exception:
+            self._failed("the proposer failed")
+            return {}
+        rooms = {s.uid: min(planned[s.uid], s.to_launch - 1) for s in asked}
+        return {u: d for u, d in found.items() if d.tokens and self._sound(u, d, rooms)}
+
+    def launch(self, decoding: Items[Sequence], drafts: Mapping[int, Draft]) -> Verifying:
+        """Start a pass over every decoding row, each with its own draft or none."""
+        order = self.store.order()
+        by_row = {s.row: s for s in decoding}
+        slots = [None if row is None else by_row.get(row) for row in order]
+        mine = [drafts.get(s.uid, Draft()) if s else Draft() for s in slots]
+        width = 1 + max(len(draft.tokens) for draft in mine)
+        guesses = _padded([draft.tokens for draft in mine], width - 1)
+        lengths = mx.array([len(draft.tokens) for draft in mine], mx.int32)
+        last = mx.array([[s.tokens[-1] if s else 0] for s in slots], mx.int32)
+        tokens = mx.concatenate([last, guesses], axis=1)
+        began = time.monotonic()
+        logits = self.store.verify(tokens)
+        flat = logits.reshape(-1, logits.shape[-1])
+        batch = SamplerBatch(_sampled_rows(slots, mine, width), self.vocab)
+        starts = [row.length if row else 0 for row in order]
+        positions = mx.array(starts, mx.int32)[:, None] + 1 + mx.arange(width)[None]
+        drawn = batch.sample(flat, positions.reshape(-1)).reshape(-1, width)
+        accepted = _leading(drawn[:, :-1] == guesses, lengths)
+        following = mx.take_along_axis(drawn, accepted[:, None], axis=1)
+        if self.rule is not None and _needs_rule(self.rule, slots, mine):
+            accepted, following = self._by_rule(
+                batch, flat, guesses, lengths, mine, positions, accepted, following
+            )
+        emitted = mx.where(mx.arange(width)[None] < accepted[:, None], _widened(guesses), following)
+        logprobs = pending_logprobs(flat, emitted.reshape(-1), _wanted(slots, width))
+        more = self.store.commit(tokens, accepted + 1)
+        results = (emitted, accepted, *(logprobs.arrays() if logprobs else ()), *more)
+        mx.async_eval(*results)  # type: ignore[no-untyped-call]
+        for sequence in decoding:
+            sequence.launched += 1
+        drafted = tuple(len(draft.tokens) for draft in mine)
+        return Verifying(tuple(slots), tuple(order), drafted, emitted, accepted, logprobs, began)
+
+    def learn(self, verdicts: Items[Verdict], seconds: float) -> None:
+        """Tell the planner how a pass went."""
+        if self.planner is None:
+            return
+        try:
+            self.planner.learn(verdicts, seconds)
+        except Exception:
+            self._failed("the planner failed to learn")
+
+    def forget(self, uids: Items[int]) -> None:
+        """Let proposer and planner drop what they know of finished sequences."""
+        for who in (self.proposer, self.planner):
+            try:
+                if who is not None:
+                    who.finished(uids)
+            except Exception:
+                self._failed("a proposer failed to forget")
+
+    def _by_rule(
+        self,
+        batch: SamplerBatch,
+        flat: mx.array,
+        guesses: mx.array,
+        lengths: mx.array,
+        drafts: Items[Draft],
+        positions: mx.array,
+        accepted: mx.array,
+        following: mx.array,
+    ) -> tuple[mx.array, mx.array]:
+        """Let the rule decide for rows that sample; greedy ones stay as they were."""
+        assert self.rule is not None
+        rows, width = positions.shape
+        scaled = batch.scale(batch.process(flat))
+        probabilities = mx.softmax(scaled, axis=-1).reshape(rows, width, -1)
+        bases = batch.keys.reshape(rows, width)[:, 0]
+        keys = row_keys(bases, positions[:, 0] + ACCEPTING)
+        verification = Verification(
+            probabilities=probabilities,
+            drafts=guesses,
+            lengths=lengths,
+            draft_probabilities=_stacked(drafts, width - 1, probabilities.shape[-1]),
+            uniforms=uniforms(keys, width),
+        )
+        counts, weights = self.rule.accept(verification)
+        counts = counts.astype(mx.int32)
+        at = mx.take_along_axis(positions, counts[:, None], axis=1)[:, 0]
+        token = draw(mx.log(weights.astype(mx.float32)), row_keys(bases, at))
+        greedy = batch.greedy.reshape(rows, width)[:, 0]
+        return (
+            mx.where(greedy, accepted, counts),
+            mx.where(greedy[:, None], following, token[:, None]),
+        )
+
+    @staticmethod
+    def _request(sequence: Sequence, room: int) -> DraftRequest:
+        return DraftRequest(
+            uid=sequence.uid,
+            tokens=sequence.tokens,
+            prompt_tokens=sequence.prompt_tokens,
+            room=min(room, sequence.to_launch - 1),
+            sampling=sequence.request.sampling,
+            prediction=sequence.request.prediction,
+        )
+
+    def _sound(self, uid: int, draft: Draft, rooms: Mapping[int, int]) -> bool:
+        tokens = draft.tokens
+        if uid in rooms and len(tokens) <= rooms[uid] and all(0 <= t < self.vocab for t in tokens):
+            return True
+        self.errors += 1
+        log.warning("a draft was dropped: too long, or not of this vocabulary", uid=uid)
+        return False
+
+    def _failed(self, what: str) -> None:
+        self.errors += 1
+        log.exception(what)
+
+
+def constrain(sequence: Sequence, draft: Draft) -> Draft:
+    """Put the constraint's mask at each position into ``sequence``; cut the draft to fit them.
+
+    The constraint is led through the draft and back again.
+    """
+    constraint = sequence.constraint
+    assert constraint is not None
+    masks: list[Any] = [constraint.mask()]
+    kept: list[int] = []
+    for token in draft.tokens:
+        if masks[-1] is not None and not masks[-1][token].item():
+            break
+        constraint.advance((token,))
+        kept.append(token)
+        masks.append(constraint.mask())
+    constraint.rollback(len(kept))
+    sequence.masks = masks
+    return evolve(draft, tokens=tuple(kept))
+
+
+def _sampled_rows(
+    slots: Items[Sequence | None], drafts: Items[Draft], width: int
+) -> list[SampledRow]:
+    rows: list[SampledRow] = []
+    for sequence, draft in zip(slots, drafts, strict=True):
+        if sequence is None:
+            rows += [EMPTY] * width
+            continue
+        mine = [sequence.sampled_row(draft.tokens[:at]) for at in range(len(draft.tokens) + 1)]
+        rows += mine + [EMPTY] * (width - len(mine))
+    return rows
+
+
+def _padded(drafts: Items[tuple[int, ...]], width: int) -> mx.array:
+    return mx.array([[*d, *[0] * (width - len(d))] for d in drafts], mx.int32).reshape(-1, width)
+
+
+def _widened(guesses: mx.array) -> mx.array:
+    return mx.pad(guesses, [(0, 0), (0, 1)])
+
+
+def _leading(matches: mx.array, lengths: mx.array) -> mx.array:
+    """Return how many matches each row ``[rows, k]`` starts with, within its length."""
+    inside = mx.arange(matches.shape[1])[None] < lengths[:, None]
+    run = mx.cumprod((matches & inside).astype(mx.int32), axis=1)
+    return run.sum(axis=1).astype(mx.int32)
+
+
+def _needs_rule(rule: AcceptanceRule, slots: Items[Sequence | None], drafts: Items[Draft]) -> bool:
+    """Whether any row's drafts cannot be settled by match."""
+    sampled = any(draft.probabilities is not None for draft in drafts)
+    drawing = any(s is not None and not s.request.sampling.greedy for s in slots)
+    return drawing and (sampled or not rule.lossless)
+
+
+def _stacked(drafts: Items[Draft], width: int, vocab: int) -> mx.array | None:
+    if all(draft.probabilities is None for draft in drafts):
+        return None
+    rows = []
+    for draft in drafts:
+        # A deterministic draft is one that was certain of its tokens.
+        held = draft.probabilities
+        if held is None:
+            held = mx.array(draft.tokens, mx.int32)[:, None] == mx.arange(vocab)[None]
+        rows.append(mx.pad(held.astype(mx.float32), [(0, width - len(draft.tokens)), (0, 0)]))
+    return mx.stack(rows)
+
+
+def _wanted(slots: Items[Sequence | None], width: int) -> list[tuple[int, int]]:
+    asked = [(slot, s.request.logprobs) for slot, s in enumerate(slots) if s]
+    return [
+        (slot * width + at, count)
+        for slot, count in asked
+        if count is not None
+        for at in range(width)
+    ]
