@@ -73,10 +73,11 @@ class Admission:
     ledger: Ledger = field(factory=Ledger)
     pace: Pace = field(factory=Pace)
     limiter: Limiter = field(init=False)
-    memory: Memory = field(factory=Memory)
+    memory: Memory = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         wanted = self.options
+        self.memory = Memory(threshold=wanted.memory_pressure_threshold)
         self.limiter = Limiter(
             most=wanted.max_concurrent_requests,
             most_per_key=wanted.concurrent_per_key,
@@ -88,8 +89,8 @@ class Admission:
     def routes(self, services: Services) -> None:
         """Add none; learn how much memory and how many rows the engine has."""
         self.memory = Memory(
-            block_size=int(setting(services, "engine", "block_size", Memory.block_size)),
-            rows=int(setting(services, "engine", "max_batch_size", Memory.rows)),
+            block_size=int(setting(services, "engine", "block_size", self.memory.block_size)),
+            rows=int(setting(services, "engine", "max_batch_size", self.memory.rows)),
             threshold=self.options.memory_pressure_threshold,
         )
 
