@@ -31,6 +31,6 @@ def _siblings(cpus: Path, number: int) -> str:
 def _quota(path: Path) -> int | None:
     try:
         microseconds, period = path.read_text().split()
-        return round(int(microseconds) / int(period))
+        return max(1, round(int(microseconds) / int(period)))
     except (OSError, ValueError):
         return None

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final
@@ -68,8 +68,7 @@ def fetched(name: str, version: str | None, packages: Path, progress: Progress) 
 
 def _fetch(name: str, version: str | None, packages: Path, progress: Progress) -> Path:
     prefix = f".{name}.fetching-"
-    for left in packages.glob(f"{prefix}*"):  # of processes that were killed
-        shutil.rmtree(left, ignore_errors=True)
+    _remove(packages.glob(f"{prefix}*"))  # of processes that were killed
     work = Path(mkdtemp(prefix=prefix, dir=packages))
     try:
         wheel = download(name, version, work, progress)
@@ -80,7 +79,13 @@ def _fetch(name: str, version: str | None, packages: Path, progress: Progress) -
             _check(name, version, version_of(wheel), digest(made), packages)
         return folder
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        # A killed server's pip may have lived on for a moment: all of them again.
+        _remove(packages.glob(f"{prefix}*"))
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(name: str, asked: str, version: str, found: str, packages: Path) -> None:
