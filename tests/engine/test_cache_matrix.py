@@ -5,14 +5,15 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from harness import Bench, bench, prompt, request
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import QuantizedKVCache
-from tiny import ARCHITECTURES, tiny_model
 
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 from mlxserve_plugins.prefix_cache import PrefixCache
 from mlxserve_plugins.sequence_cache import SequenceCache, SequenceCacheOptions
+
+from .harness import Bench, bench, prompt, request
+from .tiny import ARCHITECTURES, tiny_model
 
 TOKENS = 10
 CACHED = [name for name in ARCHITECTURES if name != "afm7"]
@@ -23,14 +24,14 @@ def model_of(name: str) -> Any:
     return tiny_model(name)
 
 
-def caching(name: str, bits: int, **changes: Any) -> Bench:
+def caching(name: str, bits: Any, **changes: Any) -> Bench:
     quant = KvQuant(KvQuantOptions(bits=bits, attention="dequantize"))
     states = SequenceCache(SequenceCacheOptions())
     return bench(model_of(name), quant, PrefixCache(), states, **changes)
 
 
 @cache
-def cold(name: str, bits: int, length: int) -> list[int]:
+def cold(name: str, bits: Any, length: int) -> list[int]:
     it = bench(model_of(name), KvQuant(KvQuantOptions(bits=bits, attention="dequantize")))
     it.submit(request("r", prompt(length), TOKENS))
     it.run()
@@ -45,7 +46,7 @@ def ask(it: Bench, name: str, length: int) -> list[int]:
 
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_a_warm_request_gives_the_cold_tokens(name: str, bits: int) -> None:
+def test_a_warm_request_gives_the_cold_tokens(name: str, bits: Any) -> None:
     it = caching(name, bits)
     for length in (90, 33, 250):
         first = ask(it, f"cold {length}", length)
@@ -58,7 +59,7 @@ def test_a_warm_request_gives_the_cold_tokens(name: str, bits: int) -> None:
 
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("bits", [16, 8])
-def test_warm_requests_in_a_batch_of_eight_give_the_cold_tokens(name: str, bits: int) -> None:
+def test_warm_requests_in_a_batch_of_eight_give_the_cold_tokens(name: str, bits: Any) -> None:
     it = caching(name, bits)
     lengths = (90, 33, 250, 17, 64, 130, 40, 5)
     for turn in ("cold", "warm"):
@@ -72,7 +73,7 @@ def test_warm_requests_in_a_batch_of_eight_give_the_cold_tokens(name: str, bits:
 
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("bits", [16, 8])
-def test_every_turn_of_a_conversation_hits_its_replies_too(name: str, bits: int) -> None:
+def test_every_turn_of_a_conversation_hits_its_replies_too(name: str, bits: Any) -> None:
     it = caching(name, bits)
     plain = bench(model_of(name), KvQuant(KvQuantOptions(bits=bits, attention="dequantize")))
     history, length_before = prompt(40), 0
@@ -91,7 +92,7 @@ def test_every_turn_of_a_conversation_hits_its_replies_too(name: str, bits: int)
 
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("bits", [16, 8])
-def test_tokens_survive_eviction_and_preemption(name: str, bits: int) -> None:
+def test_tokens_survive_eviction_and_preemption(name: str, bits: Any) -> None:
     it = caching(name, bits, blocks=64)  # four rows of 256 tokens, or cache
     lengths = (90, 33, 200, 17, 130, 220, 60)
     for turn in range(2):
@@ -111,7 +112,7 @@ def test_tokens_survive_eviction_and_preemption(name: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("attention", ["dequantize", "quantized"])
 def test_quantized_tokens_equal_mlx_lms_quantized_cache(
-    name: str, bits: int, attention: Any
+    name: str, bits: Any, attention: Any
 ) -> None:
     model = model_of(name)
     it = bench(model, KvQuant(KvQuantOptions(bits=bits, attention=attention)))
@@ -159,14 +160,15 @@ def test_a_salt_shares_with_its_own_kind_only() -> None:
 
 
 def test_kv_8_takes_little_more_than_half_of_bf16() -> None:
-    def nbytes(bits: int) -> int:
+    def nbytes(bits: Any) -> int:
         model = tiny_model("llama")
         model.set_dtype(mx.bfloat16)
         it = bench(model, KvQuant(KvQuantOptions(bits=bits)))
         it.submit(request("r", prompt(300), TOKENS))
         it.step(2)
         (row,) = [s.row for s in it.engine.scheduler.running]
-        return sum(a.nbytes for a in row.bucket.arrays())  # type: ignore[union-attr]
+        assert row is not None
+        return sum(a.nbytes for a in row.bucket.arrays())
 
     assert nbytes(8) / nbytes(16) <= 0.54
 

@@ -4,8 +4,9 @@ from functools import cache
 from typing import Any
 
 import pytest
-from harness import bench, plain, prompt, request
-from tiny import ARCHITECTURES, tiny_model
+
+from .harness import bench, plain, prompt, request
+from .tiny import ARCHITECTURES, tiny_model
 
 TOKENS = 14
 LENGTHS = (1, 5, 33, 250, 70, 2, 255, 130, 40, 7, 300, 64, 18, 256, 90, 11)

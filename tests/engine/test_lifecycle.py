@@ -6,8 +6,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-from harness import Bench, Letters, bench, plain, prompt, request
-from tiny import tiny_model
 
 from mlxserve.engine.inbox import Drain, Submit
 from mlxserve.kv.store import BucketStore
@@ -20,6 +18,9 @@ from mlxserve_hookspecs import (
     hookimpl,
 )
 from mlxserve_plugins.priority import PriorityPolicy
+
+from .harness import Bench, Letters, bench, plain, prompt, request
+from .tiny import tiny_model
 
 
 @cache

@@ -2,14 +2,15 @@
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import pytest
-from harness import Bench, Letters, bench, plain, prompt, request
-from tiny import tiny_model
 
 from mlxserve.engine.prefill import Prefiller
+
+from .harness import Bench, Letters, bench, plain, prompt, request
+from .tiny import tiny_model
 
 GREEDY = {"temperature": 0.0}
 KINDS: dict[str, dict[str, Any]] = {
@@ -143,7 +144,7 @@ def test_log_probabilities_are_the_models_own() -> None:
         row = wanted[11 + at]
         assert found.token == tokens[12 + at] == 8
         assert found.logprob == pytest.approx(row[8].item(), abs=1e-3)
-        best = sorted(row.tolist(), reverse=True)[:3]  # type: ignore[arg-type,type-var]
+        best = sorted(cast(list[float], row.tolist()), reverse=True)[:3]
         assert [value for _, value in found.top] == pytest.approx(best, abs=1e-3)
 
 
@@ -235,13 +236,13 @@ def test_samples_follow_the_models_distribution(temperature: float) -> None:
     it.run()
     seen = [it.replies.tokens(str(n), c)[0] for n in range(rounds) for c in range(choices)]
     logits = model()(mx.array([prompt(5)]), cache=None)[0, -1] / temperature
-    best = mx.argsort(-logits)[:8].tolist()
-    weights = mx.softmax(logits[mx.array(best)]).tolist()
+    best = cast(list[int], mx.argsort(-logits)[:8].tolist())
+    weights = cast(list[float], mx.softmax(logits[mx.array(best)]).tolist())
     total = rounds * choices
     chi = sum(
-        (seen.count(t) - total * w) ** 2 / (total * w)  # type: ignore[operator]
-        for t, w in zip(best, weights, strict=True)  # type: ignore[arg-type]
+        (seen.count(t) - total * w) ** 2 / (total * w)
+        for t, w in zip(best, weights, strict=True)
     )
-    assert set(seen) <= set(best)  # type: ignore[arg-type]
+    assert set(seen) <= set(best)
     assert chi < 24.3, "chi-square, 7 degrees of freedom, p < 0.001"
     assert math.isfinite(chi)

@@ -1,4 +1,4 @@
-"""The prefix cache as the loop uses it: look up, restore, keep, give way; tiers do the holding."""
+"""Cached blocks as the loop uses them: look up, restore, keep, give way; tiers do the holding."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
