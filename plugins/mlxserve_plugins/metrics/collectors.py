@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -24,22 +24,28 @@ SUCCESSES: Final = ("stop", "length")
 STEMS: Final = {"preemptions": "num_preemptions"}
 """The engine's names for what vLLM calls otherwise."""
 
-OWN: Final = re.compile(r"spec_decode_|prefix_cache_|prefilled_|decoded_|engine_|request")
-"""Beginnings of names that this plugin counts itself: a name may occur once only."""
-
 
 class EngineCollector(Collector):
-    """The engine's status as gauges and its running totals as counters."""
+    """The engine's status as gauges and its running totals as counters.
+
+    Args:
+        get_status: Returns the engine's status.
+        hit_rate: Returns the share of prompt tokens that came from a cache.
+        is_clean: Returns whether no shutdown has cut a reply off.
+        taken: Names that others use: a name may occur once only, or no scrape succeeds.
+    """
 
     def __init__(
         self,
         get_status: Callable[[], EngineStatus],
         hit_rate: Callable[[], float],
         is_clean: Callable[[], bool],
+        taken: Collection[str],
     ) -> None:
         self._get_status = get_status
         self._hit_rate = hit_rate
         self._is_clean = is_clean
+        self._taken = frozenset(taken)
 
     def describe(self) -> Iterator[Metric]:
         """Return nothing: names are known when the engine runs."""
@@ -49,13 +55,13 @@ class EngineCollector(Collector):
         """Return one consistent moment."""
         status = self._get_status()
         clean = self._is_clean() and status.error is None
-        for name, (about, value) in documented(status, self._hit_rate(), clean=clean).items():
+        named = documented(status, self._hit_rate(), clean=clean)
+        named |= {f"{PREFIX}{name}": gauge for name, gauge in gauges(status).items()}
+        for name, (about, value) in named.items():
             yield GaugeMetricFamily(name, about, value)
-        for name, (about, value) in gauges(status).items():
-            yield GaugeMetricFamily(f"{PREFIX}{name}", about, value)
-        steps = f"{PREFIX}engine_steps"
-        yield CounterMetricFamily(steps, "Iterations", float(status.steps))
-        yield from totals(status.counters)
+        steps = CounterMetricFamily(f"{PREFIX}engine_steps", "Iterations", float(status.steps))
+        yield steps
+        yield from totals(status.counters, {steps.name, *named, *self._taken})
 
 
 def documented(
@@ -90,21 +96,29 @@ def gauges(status: EngineStatus) -> dict[str, tuple[str, float]]:
     }
 
 
-def totals(counters: Mapping[str, float]) -> Iterator[Metric]:
-    """Return the engine's running totals; replies by how they ended, good and bad apart."""
+def totals(counters: Mapping[str, float], taken: Collection[str] = ()) -> Iterator[Metric]:
+    """Return the engine's running totals; replies by how they ended, good and bad apart.
+
+    Args:
+        counters: The totals by name.
+        taken: Names that others use: such a total is left out.
+    """
     success = CounterMetricFamily(
         f"{PREFIX}request_success", "Replies that ended by themselves", labels=["finished_reason"]
     )
     failure = CounterMetricFamily(
         f"{PREFIX}request_failure", "Replies that did not", labels=["finished_reason"]
     )
+    used = {success.name, failure.name, *taken}
     for name, value in counters.items():
         if name.startswith(FINISHED):
             reason = name.removeprefix(FINISHED)
             (success if reason in SUCCESSES else failure).add_metric([reason], value)
-        elif name != DIST_FATAL and not OWN.match(name):
-            stem = re.sub(r"\W", "_", STEMS.get(name, name))
-            yield CounterMetricFamily(f"{PREFIX}{stem}", f"Running total of {name}", value)
+        elif name != DIST_FATAL:
+            stem = PREFIX + re.sub(r"\W", "_", STEMS.get(name, name))
+            if stem not in used:
+                used.add(stem)
+                yield CounterMetricFamily(stem, f"Running total of {name}", value)
     yield success
     yield failure
 

@@ -67,9 +67,12 @@ class Instruments:
         self._cut_off = False
         self.registry.register(self.itl)
         self.registry.register(self.tiers)
-        self.registry.register(EngineCollector(get_status, self.cache_hit_rate, self.is_clean))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        taken = {metric.name for metric in self.registry.collect()}
+        self.registry.register(
+            EngineCollector(get_status, self.cache_hit_rate, self.is_clean, taken)
+        )
 
     def _add_requests(self) -> None:
         self._received = self._counter("requests_received", "Requests that were let in")
