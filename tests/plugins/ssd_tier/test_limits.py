@@ -1,0 +1,118 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxserve_hookspecs import SettingError
+from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions
+
+from .made_up import SIZES, Fill, OpenTier, blocks, fetch, layout, numbered, run_path, run_paths
+
+DAY = 86400.0
+
+
+def test_the_size_cap_evicts_the_least_recently_used_tails_first(
+    open_tier: OpenTier, tmp_path: Path
+) -> None:
+    room = 16 * sum(SIZES) + 4096
+    tier = open_tier(max_size_gb=2.9 * room / 1e9)
+    old, young = numbered(32), numbered(16, 5000)
+    tier.store(blocks(old))
+    assert tier.flush(10.0)
+    tier.store(blocks(young))
+    assert tier.flush(10.0)
+    for start in (9000, 13000):
+        assert len(fetch(tier, old)) >= 16  # used: its head stays
+        tier.store(blocks(numbered(16, start)))
+        assert tier.flush(10.0)
+    assert tier.stats()["evicted_files"] > 0
+    assert tier.lookup(young) == 0
+    assert tier.lookup(old) >= 16
+    assert sum(path.stat().st_size for path in run_paths(tmp_path)) <= 2.9 * room
+
+
+def test_the_size_cap_counts_other_namespaces(
+    open_tier: OpenTier, filled: Fill, tmp_path: Path
+) -> None:
+    filled(numbered(16))
+    one = run_paths(tmp_path)[0].stat().st_size
+    tier = open_tier(layout(b"m" * 16), max_size_gb=1.5 * one / 1e9)
+    tier.store(blocks(numbered(16, root=b"m" * 16)))
+    assert tier.flush(10.0)
+    assert tier.stats()["evicted_files"] == 1
+    assert [path.parent.name for path in run_paths(tmp_path)] == [(b"m" * 16).hex()]
+
+
+def test_a_run_above_the_cap_is_dropped(open_tier: OpenTier) -> None:
+    tier = open_tier(max_size_gb=1e-7)
+    tier.store(blocks(numbered(2)))
+    assert not tier.flush(10.0)
+    assert tier.stats()["dropped_too_large"] == 2
+
+
+def test_start_deletes_leftovers_and_the_outdated_of_every_namespace(
+    open_tier: OpenTier, filled: Fill, tmp_path: Path
+) -> None:
+    mine, fresh = filled(numbered(16)), filled(numbered(16, 900))
+    other = tmp_path / "rank_0" / "0123"
+    other.mkdir()
+    (other / "ab.safetensors.tmp").write_bytes(b"half")
+    (other / "cd.safetensors").write_bytes(b"old")
+    past = time.time() - 8 * DAY
+    os.utime(other / "cd.safetensors", (past, past))
+    os.utime(run_path(tmp_path, mine[0]), (past, past))
+    tier = open_tier()
+    assert (tier.lookup(mine), tier.lookup(fresh)) == (0, 16)
+    assert tier.stats()["expired_files"] == 2
+    assert tier.stats()["removed_temporaries"] == 1
+    assert not other.exists()
+
+
+def test_reading_keeps_a_file_from_expiring(
+    open_tier: OpenTier, filled: Fill, tmp_path: Path
+) -> None:
+    keys = filled(numbered(4))
+    (path,) = run_paths(tmp_path)
+    past = time.time() - 6 * DAY
+    os.utime(path, (past, past))
+    tier = open_tier()
+    assert fetch(tier, keys) == blocks(keys)
+    assert path.stat().st_mtime > past + 5 * DAY
+
+
+def test_two_servers_do_not_share_a_folder(open_tier: OpenTier, tmp_path: Path) -> None:
+    open_tier()
+    code = (
+        "from mlxserve_hookspecs import CacheLayout\n"
+        "from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions\n"
+        "from pathlib import Path\n"
+        f"plugin = SsdTier(SsdTierOptions(cache_dir=Path({str(tmp_path)!r})))\n"
+        "plugin.make_cache_tier(CacheLayout(namespace=b'z', block_size=4, groups=()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "SettingError" in last
+    assert f"in use by process {os.getpid()}" in last
+    assert "--ssd-cache-dir" in last
+
+
+def test_a_folder_of_a_server_that_ended_is_free(open_tier: OpenTier) -> None:
+    open_tier().close()
+    open_tier()
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plugin = SsdTier(SsdTierOptions(cache_dir=tmp_path / "file"))
+    with pytest.raises(SettingError, match=r"^--ssd-cache-dir: .* cannot be used .*--no-ssd$"):
+        plugin.make_cache_tier(layout())
+
+
+def test_files_are_for_their_owner_only(filled: Fill, tmp_path: Path) -> None:
+    filled(numbered(2))
+    (path,) = run_paths(tmp_path)
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
