@@ -6,6 +6,7 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ QUARANTINE: Final = "quarantine"
 TEMPORARY: Final = ".tmp"
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 NAMESPACE_CHARACTERS: Final = 64
+LOCK_ATTEMPTS: Final = 3
+LOCK_PAUSE_S: Final = 0.02
 READ_AT_ONCE: Final = 1 << 30
 """More than this in one call is an error on macOS."""
 
@@ -59,7 +62,7 @@ class DirectoryLock:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         except OSError:
@@ -241,6 +244,19 @@ def delete(path: Path) -> bool:
     with suppress(OSError):
         path.parent.rmdir()
     return True
+
+
+def _take(descriptor: int) -> None:
+    """Lock; tries again for a moment, as ``mlxserve cache stats`` may be looking at the lock."""
+    for left in reversed(range(LOCK_ATTEMPTS)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return
 
 
 def _children(folder: Path, suffix: str) -> list[Path]:

@@ -2,11 +2,13 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Final, TypeAlias
 
 from mlxserve_hookspecs import Block, BlockKey
@@ -25,11 +27,14 @@ Piece: TypeAlias = Part | Sequence[Block]
 class Loading:
     """The future of a fetch: resolved when the last of its pieces is there."""
 
-    def __init__(self, wanted: Sequence[int]) -> None:
+    def __init__(self, pieces: Sequence[Piece]) -> None:
         self.future: Future[Sequence[Block]] = Future()
-        self._wanted = wanted
-        self._found: dict[int, Sequence[Block]] = {}
+        self.todo = deque((n, it) for n, it in enumerate(pieces) if isinstance(it, Part))
+        self._wanted = [len(it.keys if isinstance(it, Part) else it) for it in pieces]
+        self._found = {n: it for n, it in enumerate(pieces) if not isinstance(it, Part)}
         self._lock = Lock()
+        if not self.todo:
+            self.future.set_result(self._intact())
 
     def put(self, number: int, blocks: Sequence[Block]) -> None:
         """Hand in a piece; the last one resolves the future, unless it was cancelled."""
@@ -59,35 +64,47 @@ class Reader:
         self._shapes = shapes
         self._index = index
         self._totals = totals
-        self._pool = ThreadPoolExecutor(READERS, "ssd-reader")
+        self._stopped = False
+        self._loads: SimpleQueue[Loading | None] = SimpleQueue()
+        # Threads of our own: a pool starts its at the first load, and its caller waits for that.
+        self._threads = [
+            Thread(target=self._main, name=f"ssd-reader-{n}", daemon=True) for n in range(READERS)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def load(self, pieces: Sequence[Piece]) -> "Future[Sequence[Block]]":
         """Return the longest intact run of the pieces, one after the other."""
-        sizes = [len(piece.keys) if isinstance(piece, Part) else len(piece) for piece in pieces]
-        loading = Loading(sizes)
-        if not pieces:
-            loading.future.set_result(())
-        for number, piece in enumerate(pieces):
-            if isinstance(piece, Part):
-                self._submit(loading, number, piece)
-            else:
-                loading.put(number, piece)
+        loading = Loading(pieces)
+        for _ in range(min(READERS, len(loading.todo))):
+            self._loads.put(loading)
         return loading.future
 
     def stop(self) -> None:
-        """End after what is being read; loads that did not begin yield nothing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End after the runs that are being read; what is left of a load yields nothing."""
+        self._stopped = True
+        for _ in self._threads:
+            self._loads.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _submit(self, loading: Loading, number: int, part: Part) -> None:
-        def hand_in(read: "Future[Sequence[Block]]") -> None:
+    def _main(self) -> None:
+        while (loading := self._loads.get()) is not None:
+            self._work(loading)
+
+    def _work(self, loading: Loading) -> None:
+        """Read what nobody reads yet: the readers share a load, and its caller is free at once."""
+        while True:
+            try:
+                number, part = loading.todo.popleft()
+            except IndexError:
+                return
+            skip = self._stopped or loading.future.cancelled()
+            blocks = () if skip else self._read(part)
             self._index.unpin(part.run, time.time())
-            loading.put(number, () if read.cancelled() else read.result())
+            loading.put(number, blocks)
 
-        self._pool.submit(self._read, part, loading.future).add_done_callback(hand_in)
-
-    def _read(self, part: Part, wanted: "Future[Sequence[Block]]") -> Sequence[Block]:
-        if wanted.cancelled():
-            return ()
+    def _read(self, part: Part) -> Sequence[Block]:
         blocks: list[Block] = []
         try:
             self._read_into(blocks, part)

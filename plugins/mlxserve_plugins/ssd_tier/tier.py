@@ -138,6 +138,11 @@ class DiskStates:
         self.shelf.put([Block(key=state_key(key), arrays=state)])
         return ()
 
+    def shrink(self, states: int) -> Sequence[tuple[BlockKey, State]]:
+        """Give nothing back: the folder prunes itself."""
+        del states
+        return ()
+
     def clear(self) -> int:
         """Forget every checkpoint that is not being read."""
         return self.shelf.clear(lambda name: name.endswith(STATE_MARK))
