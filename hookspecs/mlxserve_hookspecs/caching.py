@@ -155,6 +155,9 @@ class StateStore(Protocol):
     ) -> Sequence[tuple[BlockKey, tuple[Array | bytes, ...]]]:
         """Take a checkpoint and return those that gave way to it, for the next store."""
 
+    def shrink(self, states: int) -> Sequence[tuple[BlockKey, tuple[Array | bytes, ...]]]:
+        """Give back up to ``states`` checkpoints, least recently used first."""
+
     def clear(self) -> int:
         """Forget every checkpoint; return how many."""
 

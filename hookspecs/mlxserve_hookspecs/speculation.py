@@ -3,7 +3,7 @@
 The core verifies every guess, so a bad one costs time and never changes a greedy answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from attrs import field, frozen
@@ -59,7 +59,10 @@ class Verdict:
 
 @frozen(kw_only=True)
 class DraftRoom:
-    """One decoding row as a planner sees it: at most ``most`` draft tokens are of use."""
+    """One decoding row as a planner sees it: at most ``most`` draft tokens are of use.
+
+    0 for a row that no proposer wants: it is there because it runs in the same pass.
+    """
 
     uid: int
     most: int
@@ -78,7 +81,8 @@ class DraftPlanner(Protocol):
     def learn(self, verdicts: Sequence["Verdict"], seconds: float) -> None:
         """Learn from a pass: what was drafted and kept in each of its rows, and its duration.
 
-        ``seconds`` runs from the launch to the reading of the tokens, so it is an upper bound.
+        ``seconds`` runs from before the proposers are asked until the tokens have been read and
+        handed on: what one iteration with drafts takes when nothing overlaps.
         """
 
     def finished(self, uids: Sequence[int]) -> None:
@@ -88,8 +92,18 @@ class DraftPlanner(Protocol):
 class Proposer(Protocol):
     """Guesses. Called on the engine thread, once per iteration."""
 
+    def wants(self, batch: Sequence[DraftRequest]) -> Collection[int]:
+        """Return the ``uid`` of rows for which there may be a guess; the others are not planned.
+
+        Rows that nobody wants keep what plain decoding has: the next step is launched before the
+        last one is read. So this is asked while the last token may still be in flight.
+        """
+
     def propose(self, batch: Sequence[DraftRequest]) -> Mapping[int, Draft]:
-        """Return drafts by ``uid``; rows left out decode one token, as without speculation."""
+        """Return drafts by ``uid``; rows left out are offered to the next proposer.
+
+        A row for which nobody has a draft decodes one token, as without speculation.
+        """
 
     def finished(self, uids: Sequence[int]) -> None:
         """Forget what is kept for these sequences."""
@@ -135,11 +149,12 @@ class AcceptanceRule(Protocol):
         """
 
 
-@hookspec(firstresult=True)
+@hookspec
 def make_proposer(vocab_size: int) -> Proposer | None:
-    """Make the proposer.
+    """Make a proposer.
 
-    **Ask.** The first plugin to answer is heard; return ``None`` to pass.
+    **Gather.** Every plugin is asked; ``None`` adds none. A row's draft is that of the first
+    proposer that has one, in the order of the plugins.
 
     Called once at start, on the engine thread, after the model is loaded.
     """

@@ -61,11 +61,13 @@ class RamStates:
         """Take a state; return what gave way."""
         self._states[key.hash] = (key, state)
         self._states.move_to_end(key.hash)
-        gone = []
-        while len(self._states) > self.size:
-            gone.append(self._states.popitem(last=False)[1])
-        self.evicted += len(gone)
-        return gone
+        return self.shrink(len(self._states) - self.size)
+
+    def shrink(self, states: int) -> Sequence[tuple[BlockKey, State]]:
+        """Drop the least recently used."""
+        count = min(max(states, 0), len(self._states))
+        self.evicted += count
+        return [self._states.popitem(last=False)[1] for _ in range(count)]
 
     def clear(self) -> int:
         """Forget everything."""

@@ -240,8 +240,7 @@ def test_samples_follow_the_models_distribution(temperature: float) -> None:
     weights = cast(list[float], mx.softmax(logits[mx.array(best)]).tolist())
     total = rounds * choices
     chi = sum(
-        (seen.count(t) - total * w) ** 2 / (total * w)
-        for t, w in zip(best, weights, strict=True)
+        (seen.count(t) - total * w) ** 2 / (total * w) for t, w in zip(best, weights, strict=True)
     )
     assert set(seen) <= set(best)
     assert chi < 24.3, "chi-square, 7 degrees of freedom, p < 0.001"

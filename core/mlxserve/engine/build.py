@@ -16,7 +16,7 @@ from mlxserve.engine.inbox import Inbox, Submit
 from mlxserve.engine.prefill import Prefiller
 from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.engine.speculation import Speculator
-from mlxserve.hooks import ask
+from mlxserve.hooks import ask, gather
 from mlxserve.kv.plan import CodecMaker, KvPlan, plan_kv
 from mlxserve.kv.store import BucketStore, RowStore
 from mlxserve.loading import register
@@ -100,13 +100,13 @@ def make_engine(
 
 
 def make_speculator(plugins: PluginManager, store: RowStore, vocab: int) -> Speculator:
-    """Ask for a proposer, and for planner and rule if there is one."""
-    proposer = ask(plugins, speculation.make_proposer)(vocab_size=vocab)
-    if proposer is None:
+    """Gather the proposers, and ask for planner and rule if there are any."""
+    proposers = gather(plugins, speculation.make_proposer)(vocab_size=vocab)
+    if not proposers:
         return Speculator(store, vocab)
     planner = ask(plugins, speculation.make_draft_planner)()
     rule = ask(plugins, speculation.make_acceptance_rule)()
-    return Speculator(store, vocab, proposer, planner, rule)
+    return Speculator(store, vocab, proposers, planner, rule)
 
 
 def codec_maker(plugins: PluginManager) -> CodecMaker:

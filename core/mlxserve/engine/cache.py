@@ -20,6 +20,10 @@ REMEMBERED: Final = 65536
 """Block hashes whose having been seen marks where prompts part ways."""
 
 
+SENT_AT_ONCE: Final = 128
+"""Blocks that are handed down together at the end: writers' queues are bounded."""
+
+
 @define(eq=False)
 class BlockCache:
     """Blocks of KV in tiers, nearest first; everything happens on the engine thread.
@@ -78,7 +82,10 @@ class BlockCache:
             sequence.restore = self._find(sequence)
         if not sequence.restore.done:
             return False
-        # What a leader has already kept counts as found: look again when it has got further.
+        if self._reach(sequence.chain[: self._usable(sequence)]) > sequence.restore.blocks:
+            sequence.restore = self._find(sequence)  # more has been kept since
+            if not sequence.restore.done:
+                return False
         for leader in leaders:
             shared = min(common(sequence.chain, leader.chain), self._usable(sequence))
             if shared > sequence.restore.blocks and not leader.launched:
@@ -94,17 +101,29 @@ class BlockCache:
         start = root(self.layout.namespace, sequence.request.cache_salt)
         extend(sequence.chain, sequence.tokens, self.layout.block_size, start)
 
+    def _reach(self, keys: Items[BlockKey]) -> int:
+        """Return how many blocks could be restored now."""
+        blocks = sum(count for _, count in self._walk(keys))
+        return self._state_at(keys, blocks)[0] if self.layout.state else blocks
+
+    def _state_at(self, keys: Items[BlockKey], blocks: int) -> tuple[int, StateStore | None]:
+        """Return the longest prefix within ``blocks`` whose state is kept, and by whom."""
+        reach = keys[:blocks] if self.layout.groups else keys
+        best: tuple[int, StateStore | None] = (0, None)
+        for store in self.states:
+            if (count := store.lookup(reach)) > best[0]:
+                best = (count, store)
+        return best
+
     def _find(self, sequence: Sequence) -> Restore:
         keys = sequence.chain[: self._usable(sequence)]
         places = self._walk(keys)
         blocks = sum(count for _, count in places)
-        state = None
+        state, name = None, ""
         if self.layout.state:
-            reach = blocks if self.layout.groups else len(keys)
-            found = [(store.lookup(keys[:reach]), -at) for at, store in enumerate(self.states)]
-            blocks, nearest = max(found, default=(0, 0))
-            if blocks:
-                state = self.states[-nearest].fetch(keys[blocks - 1])
+            blocks, holder = self._state_at(keys, blocks)
+            if holder is not None:
+                state, name = holder.fetch(keys[blocks - 1]), holder.name
         parts = []
         at = 0
         for tier, count in places:
@@ -112,7 +131,7 @@ class BlockCache:
             if take > 0:
                 parts.append((tier.name, tier.fetch(keys[at : at + take])))
                 at += take
-        return Restore(tuple(parts), state, blocks)
+        return Restore(tuple(parts), state, blocks, name)
 
     def _walk(self, keys: Items[BlockKey]) -> list[tuple[CacheTier, int]]:
         """Return the longest run that all tiers hold together: a short hit hides no long one."""
@@ -194,7 +213,7 @@ class BlockCache:
 
     def _account(self, sequence: Sequence, found: Mapping[str, int], restore: Restore) -> None:
         if restore.state is not None and not found:
-            found = {self.states[0].name: restore.blocks}
+            found = {restore.holder: restore.blocks}
         for name, blocks in found.items():
             tokens = blocks * self.layout.block_size
             self.hit_tokens[name] = self.hit_tokens.get(name, 0) + tokens
@@ -341,10 +360,22 @@ class BlockCache:
             found[name] = found.get(name, {}) | dict(stats)
         return found
 
+    def _send_down(self, timeout: float) -> None:
+        """Give everything that is on the device to the tiers that outlive the process."""
+        near = [s for s in self.states if s.medium == "device"]
+        for key, state in [pair for store in near for pair in store.shrink(REMEMBERED)]:
+            for far in [s for s in self.states if s.medium == "host"]:
+                far.store(key, tuple(array_bytes(a) for a in state if isinstance(a, mx.array)))
+        while self.held:
+            self.give_back(SENT_AT_ONCE)
+            for tier in self.tiers:
+                tier.flush(timeout)
+
     def close(self, timeout: float) -> bool:
         """Write out what tiers have pending and release them; return whether all was written."""
         for fresh, late in zip(self._fresh, self._late, strict=True):
             self._hand_down(fresh, late)
+        self._send_down(timeout)
         flushed = [tier.flush(timeout) for tier in self.tiers]
         for tier in self.tiers:
             tier.close()

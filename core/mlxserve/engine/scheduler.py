@@ -10,6 +10,9 @@ from mlxserve.engine.sequence import Phase, Sequence
 from mlxserve.kv.store import Chunk, RowStore
 from mlxserve_hookspecs import Load, SchedulingPolicy
 
+PREFETCHED = 4
+"""Sequences whose cached blocks are loaded while they still queue."""
+
 
 @frozen(kw_only=True)
 class Capacity:
@@ -94,9 +97,14 @@ class Scheduler:
     def admit(self, now: float) -> list[Sequence]:
         """Give rows to waiting sequences, in the policy's order; return those admitted."""
         admitted: list[Sequence] = []
+        ahead = PREFETCHED
         for sequence in self._ordered(now):
             if not self._has_place():
-                break
+                ahead -= 1
+                self.cache.prepare(sequence, self.prefilling)
+                if ahead <= 0:
+                    break
+                continue
             if not self.cache.prepare(sequence, self.prefilling):
                 continue
             if not self._fits(self.store.cost(len(sequence.tokens) + 1)):

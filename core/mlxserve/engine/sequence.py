@@ -31,11 +31,13 @@ class Restore:
         parts: (tier's name, blocks to come) in order, without gaps.
         state: The recurrent state after the last of them, for a model that has any.
         blocks: How many.
+        holder: Who had the state.
     """
 
     parts: tuple[tuple[str, "Future[Items[Block]]"], ...]
     state: "Future[tuple[Array | bytes, ...] | None] | None"
     blocks: int
+    holder: str = ""
 
     @property
     def done(self) -> bool:

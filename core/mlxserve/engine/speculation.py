@@ -83,12 +83,12 @@ class Verifying:
 
 @define(eq=False)
 class Speculator:
-    """Asks the proposer and verifies. Without one, or without a planner, it never drafts.
+    """Asks the proposers and verifies. Without any, or without a planner, it never drafts.
 
     Attributes:
         store: The rows.
         vocab: Width of the logits.
-        proposer: Guesses.
+        proposers: Guess; the first that has a draft for a row is heard.
         planner: Says how far each row may be guessed ahead.
         rule: Accepts where rows sample; ``None`` is by match.
         errors: Calls that raised and drafts that were not drafts.
@@ -96,35 +96,56 @@ class Speculator:
 
     store: RowStore
     vocab: int
-    proposer: Proposer | None = None
+    proposers: Items[Proposer] = ()
     planner: DraftPlanner | None = None
     rule: AcceptanceRule | None = None
     errors: int = 0
 
     def plan(self, decoding: Items[Sequence]) -> Mapping[int, int]:
         """Return draft lengths by uid; empty when nobody is to draft now."""
-        if self.proposer is None or self.planner is None or not self.store.drafts_fit:
+        if not self.proposers or self.planner is None or not self.store.drafts_fit:
             return {}
-        rooms = [DraftRoom(uid=s.uid, most=s.to_launch - 1 + s.launched) for s in decoding]
+        asked = [_request(s, s.to_launch - 1) for s in decoding if s.to_launch > 1]
+        wanted = self._wanted(asked)
+        if not wanted:
+            return {}
+        rooms = [
+            DraftRoom(uid=s.uid, most=s.to_launch - 1 if s.uid in wanted else 0) for s in decoding
+        ]
         try:
             planned = self.planner.plan(rooms)
+            return {uid: k for uid, k in planned.items() if k > 0 and uid in wanted}
         except Exception:
             self._failed("the planner failed")
             return {}
-        return {uid: k for uid, k in planned.items() if k > 0}
 
     def propose(self, decoding: Items[Sequence], planned: Mapping[int, int]) -> dict[int, Draft]:
         """Return the drafts, checked: a bad one is dropped and counted."""
         asked = [s for s in decoding if planned.get(s.uid) and s.to_launch > 1]
-        if not asked or self.proposer is None:
-            return {}
-        try:
-            found = self.proposer.propose([self._request(s, planned[s.uid]) for s in asked])
-        except Exception:
-            self._failed("the proposer failed")
-            return {}
-        rooms = {s.uid: min(planned[s.uid], s.to_launch - 1) for s in asked}
-        return {u: d for u, d in found.items() if d.tokens and self._sound(u, d, rooms)}
+        left = {s.uid: _request(s, min(planned[s.uid], s.to_launch - 1)) for s in asked}
+        drafts: dict[int, Draft] = {}
+        for proposer in self.proposers:
+            if not left:
+                break
+            try:
+                found = dict(proposer.propose(list(left.values())))
+            except Exception:
+                self._failed("a proposer failed")
+                continue
+            for uid, draft in found.items():
+                if self._is_draft(draft, left.get(uid)):
+                    drafts[uid] = draft
+                    del left[uid]
+        return drafts
+
+    def _wanted(self, asked: Items[DraftRequest]) -> set[int]:
+        wanted: set[int] = set()
+        for proposer in self.proposers:
+            try:
+                wanted.update(proposer.wants(asked))
+            except Exception:
+                self._failed("a proposer failed to say what it wants")
+        return wanted
 
     def launch(self, decoding: Items[Sequence], drafts: Mapping[int, Draft]) -> Verifying:
         """Start a pass over every decoding row, each with its own draft or none."""
