@@ -1,13 +1,14 @@
 """Look into the cache tiers and empty them over HTTP."""
 
-import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from attrs import define
 
 from mlxserve_hookspecs import Route, Services, hookimpl
 from mlxserve_plugins.guarding import guard
+
+T = TypeVar("T")
 
 
 @define
@@ -17,9 +18,11 @@ class CacheApi:
     @hookimpl
     def routes(self, services: Services) -> Sequence[Route]:
         """Answer with both."""
+        from asyncio import Lock  # noqa: PLC0415 - --help does without it
+
         from litestar import Router, get, post  # noqa: PLC0415 - heavy
 
-        one_at_a_time = asyncio.Lock()
+        one_at_a_time = Lock()
 
         @get("/stats")
         async def cache_stats() -> dict[str, Any]:
@@ -49,7 +52,7 @@ async def stats(services: Services) -> dict[str, Any]:
         RequestError: The model is not loaded yet.
     """
     _ = services.engine.card  # there is nothing to ask, and nobody to answer, before it is loaded
-    tiers = await asyncio.to_thread(services.cache_stats)
+    tiers = await _off_the_loop(services.cache_stats)
     status = services.engine.status
     return {
         "tiers": tiers,
@@ -66,5 +69,11 @@ async def clear(services: Services) -> dict[str, Any]:
         RequestError: The model is not loaded yet.
     """
     _ = services.engine.card
-    dropped = await asyncio.to_thread(services.clear_cache)
+    dropped = await _off_the_loop(services.clear_cache)
     return {"cleared": dropped, "total": sum(dropped.values())}
+
+
+async def _off_the_loop(ask: Callable[[], T]) -> T:
+    from asyncio import to_thread  # noqa: PLC0415 - likewise
+
+    return await to_thread(ask)

@@ -95,13 +95,38 @@ def test_clients_that_ask_for_far_more_than_they_get_are_not_refused_for_it() ->
 # -- pace ----------------------------------------------------------------------------------------
 
 
-def test_waiting_is_what_is_ahead_times_a_replys_seconds_shared_by_rows() -> None:
+@pytest.mark.parametrize(
+    ("in_flight", "rows", "oldest", "seconds"),
+    [
+        (13, 4, 99.0, 20.0),
+        (4, 4, 99.0, 2.0),
+        (4, 4, 1.0, 7.0),
+        (2, 100, 99.0, 4.0),
+        (100, 100, 99.0, 1.0),
+        (0, 4, 0.0, 8.0),
+        (10**6, 1, 0.0, 300.0),
+    ],
+    ids=[
+        "nine wait and one more",
+        "the next of four that ends",
+        "four that began a second ago",
+        "rows that nobody takes end nothing",
+        "never less than a second",
+        "nothing to go by",
+        "never more than five minutes",
+    ],
+)
+def test_waiting_is_what_is_ahead_times_a_replys_seconds_shared_by_rows(
+    in_flight: int, rows: int, oldest: float, seconds: float
+) -> None:
     pace = Pace()
     pace.learn(finish_of(queued=5.0, total=13.0))
-    assert pace.seconds(ahead=10, running=4) == 20.0
-    assert pace.seconds(ahead=1, running=100) == 1.0
-    assert pace.seconds(ahead=10**6, running=1) == 300.0
-    assert Pace().seconds(ahead=3, running=0) == 3.0
+    assert pace.seconds(in_flight, rows, oldest) == seconds
+
+
+def test_before_anything_is_measured_a_reply_takes_a_second() -> None:
+    assert Pace().seconds(in_flight=6, rows=4, oldest=0.0) == 1.0
+    assert Pace().seconds(in_flight=43, rows=4, oldest=0.0) == 10.0
 
 
 def test_the_pace_follows_what_is_measured() -> None:

@@ -108,8 +108,8 @@ class Admission:
         if status.draining:
             return _refusal(503, "shutting_down", "the server is shutting down", RESTART_S)
         entries = self.ledger.entries()
-        wait = self.pace.seconds(status.waiting + 1, status.running)
         now = self.clock()
+        wait = self._wait(entries, status, now)
         for tenant, tokens in self.ledger.take_refunds(now):
             self.limiter.give_back(tenant, tokens, now)
         return self.limiter.refusal(request, entries, wait=wait, now=now) or self._memory_refusal(
@@ -120,9 +120,10 @@ class Admission:
     def request_received(self, request: GenerationRequest) -> None:
         """Count a request that every plugin let in."""
         visit = current_visit() or Visit()
-        charge = self.limiter.charge(request, first=not visit.admitted, now=self.clock())
+        now = self.clock()
+        charge = self.limiter.charge(request, first=not visit.admitted, now=now)
         visit.admitted = True
-        self.ledger.enter(Entry(request, visit, charge))
+        self.ledger.enter(Entry(request, visit, charge, now))
 
     @hookimpl
     def first_token(self, request: GenerationRequest) -> None:
@@ -137,6 +138,12 @@ class Admission:
 
     def _left(self, visit: Visit) -> None:
         self.ledger.left(visit, self.clock())
+
+    def _wait(self, entries: list[Entry], status: EngineStatus, now: float) -> float:
+        # The status is as old as the last iteration; what came since is in the ledger.
+        in_flight = max(status.running + status.waiting, len(entries))
+        oldest = max((now - entry.since for entry in entries), default=0.0)
+        return self.pace.seconds(in_flight, self.memory.rows, oldest)
 
     def _memory_refusal(
         self, request: GenerationRequest, status: EngineStatus, entries: list[Entry], wait: float

@@ -31,6 +31,7 @@ class Entry:
         request: The request.
         visit: What brought it.
         charge: Tokens that its tenant was charged in advance.
+        since: Monotonic seconds at which it was let in.
         started: Whether its first token has come: it has a row.
         spent: Tokens that its finished choices took.
         unfinished: Choices to come.
@@ -39,6 +40,7 @@ class Entry:
     request: GenerationRequest
     visit: Visit
     charge: int = 0
+    since: float = 0.0
     started: bool = False
     spent: int = 0
     unfinished: int = field(init=False)

@@ -46,13 +46,21 @@ class Pace:
         if len(self._lengths) >= ENOUGH:
             self.usual_reply = percentile(list(self._lengths), NEARLY_ALL)
 
-    def seconds(self, ahead: int, running: int) -> float:
-        """Return how long it takes ``running`` rows to get ``ahead`` requests done.
+    def seconds(self, in_flight: int, rows: int, oldest: float) -> float:
+        """Return how long it takes until a further request is likely to get in.
 
-        With n rows, each busy for s seconds at a time, a request ends every s/n seconds.
+        With n busy rows, each taken for s seconds at a time, a request ends every s/n seconds;
+        where all began together, none ends before the oldest has had its s seconds.
+
+        Args:
+            in_flight: Requests that run or wait.
+            rows: How many can run.
+            oldest: Seconds since the oldest of them came.
         """
         service = UNMEASURED_S if self.service is None else self.service
-        wait = ahead * service / max(running, 1)
+        busy = max(min(in_flight, rows), 1)
+        ahead = max(in_flight - rows, 0) + 1
+        wait = max(ahead * service / busy, service - oldest)
         return min(max(wait, SHORTEST_S), LONGEST_S)
 
 
