@@ -70,7 +70,7 @@ def ls(options: SsdTierOptions, as_json: bool) -> int:
         f"{row['blocks']:3} blocks  {row['tokens']:5} tokens  {row['age_s'] / DAY:.2f} days"
         for row in rows
     ]
-    return _print("\n".join(lines))
+    return _print("\n".join(lines or [f"{_root(options)}: no files"]))
 
 
 def verify(options: SsdTierOptions, as_json: bool) -> int:

@@ -116,3 +116,29 @@ def test_files_are_for_their_owner_only(filled: Fill, tmp_path: Path) -> None:
     (path,) = run_paths(tmp_path)
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_running_server_expires_what_nobody_used(
+    open_tier: OpenTier, filled: Fill, tmp_path: Path
+) -> None:
+    filled(numbered(4))
+    filled(numbered(4, root=b"m" * 16), layout=layout(b"m" * 16))
+    tier = open_tier()
+    space = tier.shelf._writer._space
+    space.expire(time.time() + 6 * DAY)
+    assert tier.lookup(numbered(4)) == 4
+    space.expire(time.time() + 8 * DAY)
+    assert tier.lookup(numbered(4)) == 0
+    assert tier.stats()["expired_files"] == 2
+    assert run_paths(tmp_path) == []
+
+
+def test_a_run_that_is_being_read_is_not_evicted(open_tier: OpenTier, filled: Fill) -> None:
+    keys = filled(numbered(4))
+    index = open_tier().shelf._index
+    part = index.pin(keys)
+    assert part
+    assert index.evict() is None
+    assert index.clear(lambda _: True) == (0, [])
+    index.unpin(part.run, 0.0)
+    assert index.evict() is part.run
