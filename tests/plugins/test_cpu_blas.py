@@ -123,9 +123,15 @@ def test_shim_is_compiled_once_and_mended_when_damaged(tmp_path: Path) -> None:
 
 
 @linux
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 2)])
+def test_one_core_is_left_to_the_server(tmp_path: Path, cores: int, threads: int) -> None:
+    before = HIDE_SYSTEM + HIDE_GPU + f"b.usable_cores = lambda: {cores}"
+    assert f"threads={threads}" in prepare(tmp_path, before)
+
+
+@linux
 def test_number_of_threads_is_left_to_who_sets_it(tmp_path: Path) -> None:
-    before = HIDE_SYSTEM + HIDE_GPU + "b.usable_cores = lambda: 2"
-    assert "threads=2" in prepare(tmp_path, before)
+    before = HIDE_SYSTEM + HIDE_GPU + "b.usable_cores = lambda: 3"
     assert "threads=1" in prepare(tmp_path, before, OPENBLAS_NUM_THREADS="1")
 
 
