@@ -248,7 +248,8 @@ class BlockCache:
             return
         size = self.layout.block_size
         full = min(row.length, len(sequence.tokens)) // size
-        if self.layout.state and row.length % size == 0 and row.length:
+        at_end = row.length % size == 0 and row.length > 0
+        if self.layout.state and at_end and not sequence.overtaken:
             assert isinstance(self.store, BucketStore)
             state = row_state(self.store, row)
             mx.async_eval(*state)  # type: ignore[no-untyped-call]

@@ -211,13 +211,15 @@ class Engine:
         planned = self.speculator.plan(self.scheduler.decoding)
         if planned or self.decoder.must_read_first(self.scheduler.decoding):
             self._settle(now)
+        began = time.monotonic()
         drafts = self.speculator.propose(self.scheduler.decoding, planned) if planned else {}
         drafts = self._constrained(drafts, now)
         width = 1 + max((len(draft.tokens) for draft in drafts.values()), default=0)
         launched: Launched | Verifying | None
         try:
             if width > 1 and self.scheduler.try_room(width):
-                launched = self.speculator.launch(self.scheduler.decoding, drafts)
+                launched = self.speculator.launch(self.scheduler.decoding, drafts, began)
+                self.decoder.reset()  # penalties count what it does not know of
             else:
                 launched = self.decoder.launch(self.scheduler.decoding)
         except Exception as error:
@@ -236,6 +238,7 @@ class Engine:
                 drafts[sequence.uid] = constrain(sequence, drafts.get(sequence.uid, Draft()))
             except Exception as error:
                 log.exception("constraint failed", request=sequence.request.id)
+                drafts.pop(sequence.uid, None)
                 self.fail(sequence, as_request_error(error), now=now)
         return drafts
 
@@ -254,7 +257,7 @@ class Engine:
             if one.sequence.alive:
                 self._take(one, now)
         if isinstance(step, Verifying):
-            self._judge(step, now)
+            self._judge(step)
         else:
             self.decoder.was_read(step)
 
@@ -278,8 +281,10 @@ class Engine:
                 return
             self._events.append(event)
 
-    def _judge(self, step: Verifying, now: float) -> None:
-        verdicts, seconds = step.verdicts(), now - step.began
+    def _judge(self, step: Verifying) -> None:
+        verdicts, seconds = step.verdicts(), time.monotonic() - step.began
+        for sequence in self.scheduler.decoding:
+            self.scheduler.cache.keep(sequence)
         self.speculator.learn(verdicts, seconds)
         tell(self.plugins, speculation.drafts_verified)(verdicts=verdicts, seconds=seconds)
 

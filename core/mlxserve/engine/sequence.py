@@ -138,6 +138,11 @@ class Sequence:
         return 0 if self.row is None else self.row.length
 
     @property
+    def overtaken(self) -> bool:
+        """Whether its recurrent state is ahead of its row's length: a verification is in flight."""
+        return self.launched > 0 and self.held < len(self.tokens) - 1 + self.launched
+
+    @property
     def remaining_prefill(self) -> int:
         """Tokens to prefill: all but the last, which enters decoding."""
         return max(len(self.tokens) - 1 - self.held, 0)

@@ -1,13 +1,12 @@
 """Speculation in the batch: plan, propose, verify all rows in one pass, accept row by row."""
 
-import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from typing import Any
 
 import mlx.core as mx
 import structlog
-from attrs import define, evolve, frozen
+from attrs import define, frozen
 
 from mlxserve.engine.decoder import EMPTY, Read
 from mlxserve.engine.sequence import Sequence
@@ -43,7 +42,7 @@ class Verifying:
         tokens: ``[rows, width]``: drafts as far as accepted, then the token after them.
         accepted: ``[rows]``: how many drafts stay.
         logprobs: For the rows that ask, at row times width plus position.
-        began: Monotonic seconds at the launch.
+        began: Monotonic seconds before the proposers were asked.
     """
 
     sequences: tuple[Sequence | None, ...]
@@ -106,7 +105,7 @@ class Speculator:
         if not self.proposers or self.planner is None or not self.store.drafts_fit:
             return {}
         asked = [_request(s, s.to_launch - 1) for s in decoding if s.to_launch > 1]
-        wanted = self._wanted(asked)
+        wanted = self._interest(asked)
         if not wanted:
             return {}
         rooms = [
@@ -138,7 +137,7 @@ class Speculator:
                     del left[uid]
         return drafts
 
-    def _wanted(self, asked: Items[DraftRequest]) -> set[int]:
+    def _interest(self, asked: Items[DraftRequest]) -> set[int]:
         wanted: set[int] = set()
         for proposer in self.proposers:
             try:
@@ -147,7 +146,9 @@ class Speculator:
                 self._failed("a proposer failed to say what it wants")
         return wanted
 
-    def launch(self, decoding: Items[Sequence], drafts: Mapping[int, Draft]) -> Verifying:
+    def launch(
+        self, decoding: Items[Sequence], drafts: Mapping[int, Draft], began: float
+    ) -> Verifying:
         """Start a pass over every decoding row, each with its own draft or none."""
         order = self.store.order()
         by_row = {s.row: s for s in decoding}
@@ -155,22 +156,13 @@ class Speculator:
         mine = [drafts.get(s.uid, Draft()) if s else Draft() for s in slots]
         width = 1 + max(len(draft.tokens) for draft in mine)
         guesses = _padded([draft.tokens for draft in mine], width - 1)
-        lengths = mx.array([len(draft.tokens) for draft in mine], mx.int32)
         last = mx.array([[s.tokens[-1] if s else 0] for s in slots], mx.int32)
         tokens = mx.concatenate([last, guesses], axis=1)
-        began = time.monotonic()
         logits = self.store.verify(tokens)
         flat = logits.reshape(-1, logits.shape[-1])
-        batch = SamplerBatch(_sampled_rows(slots, mine, width), self.vocab)
-        starts = [row.length if row else 0 for row in order]
-        positions = mx.array(starts, mx.int32)[:, None] + 1 + mx.arange(width)[None]
-        drawn = batch.sample(flat, positions.reshape(-1)).reshape(-1, width)
-        accepted = _leading(drawn[:, :-1] == guesses, lengths)
-        following = mx.take_along_axis(drawn, accepted[:, None], axis=1)
-        if self.rule is not None and _needs_rule(self.rule, slots, mine):
-            accepted, following = self._by_rule(
-                batch, flat, guesses, lengths, mine, positions, accepted, following
-            )
+        starts = mx.array([row.length if row else 0 for row in order], mx.int32)
+        positions = starts[:, None] + 1 + mx.arange(width)[None]
+        accepted, following = self._accept(flat, positions, guesses, slots, mine)
         emitted = mx.where(mx.arange(width)[None] < accepted[:, None], _widened(guesses), following)
         logprobs = pending_logprobs(flat, emitted.reshape(-1), _wanted(slots, width))
         more = self.store.commit(tokens, accepted + 1)
@@ -192,70 +184,69 @@ class Speculator:
 
     def forget(self, uids: Items[int]) -> None:
         """Let proposer and planner drop what they know of finished sequences."""
-        for who in (self.proposer, self.planner):
+        for who in (*self.proposers, self.planner):
             try:
                 if who is not None:
                     who.finished(uids)
             except Exception:
                 self._failed("a proposer failed to forget")
 
-    def _by_rule(
+    def _accept(
         self,
-        batch: SamplerBatch,
         flat: mx.array,
-        guesses: mx.array,
-        lengths: mx.array,
-        drafts: Items[Draft],
         positions: mx.array,
-        accepted: mx.array,
-        following: mx.array,
+        guesses: mx.array,
+        slots: Items[Sequence | None],
+        drafts: Items[Draft],
     ) -> tuple[mx.array, mx.array]:
-        """Let the rule decide for rows that sample; greedy ones stay as they were."""
-        assert self.rule is not None
+        """Return accepted drafts ``[rows]`` and the tokens after them ``[rows, 1]``.
+
+        By match, but for rows that sample and whose drafts a match cannot settle.
+        """
         rows, width = positions.shape
-        scaled = batch.scale(batch.process(flat))
-        probabilities = mx.softmax(scaled, axis=-1).reshape(rows, width, -1)
+        lengths = mx.array([len(draft.tokens) for draft in drafts], mx.int32)
+        batch = SamplerBatch(_sampled_rows(slots, drafts, width), self.vocab)
+        ruled = [] if self.rule is None else _ruled(self.rule, slots, drafts)
+        # Before anything is drawn: drawing counts the tokens for penalties.
+        scaled = batch.scale(batch.process(flat)) if any(ruled) else flat
+        drawn = batch.sample(flat, positions.reshape(-1)).reshape(rows, width)
+        accepted = _leading(drawn[:, :-1] == guesses, lengths)
+        following = mx.take_along_axis(drawn, accepted[:, None], axis=1)
+        if self.rule is None or not any(ruled):
+            return accepted, following
         bases = batch.keys.reshape(rows, width)[:, 0]
-        keys = row_keys(bases, positions[:, 0] + ACCEPTING)
         verification = Verification(
-            probabilities=probabilities,
+            probabilities=mx.softmax(scaled, axis=-1).reshape(rows, width, -1),
             drafts=guesses,
             lengths=lengths,
-            draft_probabilities=_stacked(drafts, width - 1, probabilities.shape[-1]),
-            uniforms=uniforms(keys, width),
+            draft_probabilities=_stacked(drafts, width - 1, self.vocab),
+            uniforms=uniforms(row_keys(bases, positions[:, 0] + ACCEPTING), width),
         )
         counts, weights = self.rule.accept(verification)
         counts = counts.astype(mx.int32)
         at = mx.take_along_axis(positions, counts[:, None], axis=1)[:, 0]
         token = draw(mx.log(weights.astype(mx.float32)), row_keys(bases, at))
-        greedy = batch.greedy.reshape(rows, width)[:, 0]
+        by_rule = mx.array(ruled)
         return (
-            mx.where(greedy, accepted, counts),
-            mx.where(greedy[:, None], following, token[:, None]),
+            mx.where(by_rule, counts, accepted),
+            mx.where(by_rule[:, None], token[:, None], following),
         )
 
-    @staticmethod
-    def _request(sequence: Sequence, room: int) -> DraftRequest:
-        return DraftRequest(
-            uid=sequence.uid,
-            tokens=sequence.tokens,
-            prompt_tokens=sequence.prompt_tokens,
-            room=min(room, sequence.to_launch - 1),
-            sampling=sequence.request.sampling,
-            prediction=sequence.request.prediction,
-        )
-
-    def _sound(self, uid: int, draft: Draft, rooms: Mapping[int, int]) -> bool:
-        tokens = draft.tokens
-        if uid in rooms and len(tokens) <= rooms[uid] and all(0 <= t < self.vocab for t in tokens):
+    def _is_draft(self, draft: Draft, request: DraftRequest | None) -> bool:
+        """Return whether there is something to verify; garbage is counted, nothing is not."""
+        if isinstance(draft, Draft) and not draft.tokens:
+            return False
+        if request is not None and _is_sound(draft, request.room, self.vocab):
             return True
         self.errors += 1
+        uid = None if request is None else request.uid
         log.warning("a draft was dropped: too long, or not of this vocabulary", uid=uid)
         return False
 
     def _failed(self, what: str) -> None:
         self.errors += 1
-        log.exception(what)
+        if self.errors & (self.errors - 1) == 0:  # who fails once an iteration fills no disk
+            log.exception(what, errors=self.errors)
 
 
 def constrain(sequence: Sequence, draft: Draft) -> Draft:
@@ -272,10 +263,33 @@ def constrain(sequence: Sequence, draft: Draft) -> Draft:
             break
         constraint.advance((token,))
         kept.append(token)
+        if constraint.finished:
+            break
         masks.append(constraint.mask())
     constraint.rollback(len(kept))
     sequence.masks = masks
-    return evolve(draft, tokens=tuple(kept))
+    held = draft.probabilities
+    return Draft(tuple(kept), None if held is None or not kept else held[: len(kept)])
+
+
+def _request(sequence: Sequence, room: int) -> DraftRequest:
+    return DraftRequest(
+        uid=sequence.uid,
+        tokens=sequence.tokens,
+        prompt_tokens=sequence.prompt_tokens,
+        room=room,
+        sampling=sequence.request.sampling,
+        prediction=sequence.request.prediction,
+    )
+
+
+def _is_sound(draft: object, room: int, vocab: int) -> bool:
+    if not isinstance(draft, Draft) or not 0 < len(draft.tokens) <= room:
+        return False
+    if not all(isinstance(t, int) and 0 <= t < vocab for t in draft.tokens):
+        return False
+    held = draft.probabilities
+    return held is None or tuple(held.shape) == (len(draft.tokens), vocab)
 
 
 def _sampled_rows(
@@ -306,11 +320,15 @@ def _leading(matches: mx.array, lengths: mx.array) -> mx.array:
     return run.sum(axis=1).astype(mx.int32)
 
 
-def _needs_rule(rule: AcceptanceRule, slots: Items[Sequence | None], drafts: Items[Draft]) -> bool:
-    """Whether any row's drafts cannot be settled by match."""
-    sampled = any(draft.probabilities is not None for draft in drafts)
-    drawing = any(s is not None and not s.request.sampling.greedy for s in slots)
-    return drawing and (sampled or not rule.lossless)
+def _ruled(rule: AcceptanceRule, slots: Items[Sequence | None], drafts: Items[Draft]) -> list[bool]:
+    """Return which rows the rule decides: their neighbours' drafts change nothing for the rest."""
+    return [
+        s is not None
+        and not s.request.sampling.greedy
+        and bool(draft.tokens)
+        and (draft.probabilities is not None or not rule.lossless)
+        for s, draft in zip(slots, drafts, strict=True)
+    ]
 
 
 def _stacked(drafts: Items[Draft], width: int, vocab: int) -> mx.array | None:
