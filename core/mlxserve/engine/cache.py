@@ -94,7 +94,10 @@ class BlockCache:
         return True
 
     def _usable(self, sequence: Sequence) -> int:
-        """Full blocks that leave at least the last token to run."""
+        """Full blocks that leave what must run: the last token, or all that is to be scored."""
+        asked = sequence.request.prompt_logprobs is not None
+        if asked and len(sequence.prompt_logprobs) < sequence.prompt_tokens - 1:
+            return 0
         return (len(sequence.tokens) - 1) // self.layout.block_size
 
     def _extend(self, sequence: Sequence) -> None:

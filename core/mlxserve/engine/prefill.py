@@ -41,14 +41,15 @@ class Prefiller:
     @staticmethod
     def _score(sequence: Sequence, chunk: Chunk, start: int, logits: mx.array) -> None:
         """Read the log-probabilities of the prompt's tokens after each of the chunk's."""
-        if start + 1 <= len(sequence.prompt_logprobs) or start + 1 >= sequence.prompt_tokens:
-            return  # known from before a preemption, or a reply's token
+        known = max(len(sequence.prompt_logprobs) - start, 0)  # from before a preemption
         count = min(len(chunk.tokens), sequence.prompt_tokens - start - 1)
-        following = mx.array(sequence.tokens[start + 1 : start + 1 + count], mx.int32)
+        if count <= known:
+            return
+        following = mx.array(sequence.tokens[start + 1 + known : start + 1 + count], mx.int32)
         top = sequence.request.prompt_logprobs or 0
-        wanted = [(at, top) for at in range(count)]
-        scores = pending_logprobs(logits[:count], following, wanted)
+        wanted = [(at, top) for at in range(count - known)]
+        scores = pending_logprobs(logits[known:count], following, wanted)
         if scores is not None:
             mx.eval(scores.arrays())
             found = scores.read()
-            sequence.prompt_logprobs += [found[at] for at in range(count)]
+            sequence.prompt_logprobs += [found[at] for at in range(count - known)]
