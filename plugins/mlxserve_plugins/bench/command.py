@@ -50,14 +50,13 @@ def run(arguments: Namespace) -> int:
     """Run the benchmark that is named and print what it found; 1 if something failed."""
     import asyncio  # noqa: PLC0415 - not needed to show help
 
-    words = tuple(arguments.words)
-    own, server = _split(words)
+    name, own, server = _split(getattr(arguments, OWN))
     parser = _Flags("mlxserve bench", add_help=False, allow_abbrev=False)
     add_flags(parser, KINDS)
-    typed = {key: value for key, value in vars(arguments).items() if key not in ("what", OWN)}
+    typed = {key: value for key, value in vars(arguments).items() if key != OWN}
     typed |= vars(parser.parse_args(own))
-    flags = read_flags(KINDS[arguments.what], arguments.what, typed)
-    return show(asyncio.run(_measured(flags, arguments.what, server)), as_json=flags.json)
+    flags = read_flags(KINDS[name], name, typed)
+    return show(asyncio.run(_measured(flags, name, server)), as_json=flags.json)
 
 
 def _measured(flags: Common, name: str, server: Sequence[str]) -> Coroutine[Any, Any, Report]:
@@ -80,11 +79,16 @@ def _measured(flags: Common, name: str, server: Sequence[str]) -> Coroutine[Any,
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("what", choices=tuple(KINDS), help=ABOUT)
-    parser.add_argument(OWN, nargs=REMAINDER, help="flags; after --, those of a server to start")
+    # One positional for all: argparse takes a -- away that stands between two of them.
+    parser.add_argument(OWN, nargs=REMAINDER, metavar="BENCHMARK [FLAGS] [-- FLAGS]", help=ABOUT)
     add_flags(parser, KINDS)
 
 
-def _split(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _split(words: Sequence[str]) -> tuple[str, Sequence[str], Sequence[str]]:
+    """Return the benchmark's name, its flags, and those of a server to start."""
+    if not words or words[0] not in KINDS:
+        known = ", ".join(KINDS)
+        told = f"unknown benchmark {words[0]!r}" if words else "no benchmark is named"
+        raise SettingError(f"{told}; known: {known}")
     at = words.index("--") if "--" in words else len(words)
-    return words[:at], words[at + 1 :]
+    return words[0], words[1:at], words[at + 1 :]

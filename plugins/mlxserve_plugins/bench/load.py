@@ -10,17 +10,16 @@ from attrs import define, field
 from mlxserve_plugins.bench.client import Ask, Server
 from mlxserve_plugins.bench.figures import Trace
 
-WORDS: Final = tuple(
-    """
-    time year people way day man thing woman life child world school state family student group
-    country problem hand part place case week company system program question work government
-    number night point home water room mother area money story fact month lot right study book
-    eye job word business issue side kind head house service friend father power hour game line
-    end member law car city community name president team minute idea body information back
-    parent face others level office door health person art war history party result change
-    morning reason research girl guy moment air teacher force education
-    """.split()
-)
+VOCABULARY: Final = """
+time year people way day man thing woman life child world school state family student group
+country problem hand part place case week company system program question work government
+number night point home water room mother area money story fact month lot right study book
+eye job word business issue side kind head house service friend father power hour game line
+end member law car city community name president team minute idea body information back
+parent face others level office door health person art war history party result change
+morning reason research girl guy moment air teacher force education
+"""
+WORDS: Final = tuple(VOCABULARY.split())
 PROBE_WORDS: Final = 200
 
 
@@ -33,17 +32,17 @@ class Prompts:
     """
 
     tokens_per_word: float = 1.0
-    random: random.Random = field(factory=random.Random)
+    chance: random.Random = field(factory=random.Random)
 
     def text(self, tokens: int) -> str:
         """Return a text that no earlier one shares a beginning with."""
         count = max(1, round(tokens / self.tokens_per_word))
-        return " ".join(self.random.choices(WORDS, k=count))
+        return " ".join(self.chance.choices(WORDS, k=count))
 
 
 async def prompts_for(server: Server, seed: int | None) -> Prompts:
     """Return a maker of texts, fitted to a server's tokenizer by asking it."""
-    made = Prompts(random=random.Random(seed))
+    made = Prompts(chance=random.Random(seed))
     trace = await server.checked(Ask(prompt=made.text(PROBE_WORDS), max_tokens=1))
     if trace.prompt_tokens:
         made.tokens_per_word = trace.prompt_tokens / PROBE_WORDS

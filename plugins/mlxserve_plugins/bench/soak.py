@@ -52,7 +52,7 @@ class Soak:
         flags: What was asked for.
         server: The server.
         prompts: Makes texts.
-        random: Chooses what each client does next.
+        chance: Chooses what each client does next.
         seen: How often each kind of request ended how.
         wrong: What must not happen.
         memory: When, and bytes of resident memory.
@@ -61,7 +61,7 @@ class Soak:
     flags: SoakFlags
     server: Server
     prompts: Prompts
-    random: random.Random
+    chance: random.Random
     seen: Counter[tuple[str, str]] = field(factory=Counter)
     wrong: list[str] = field(factory=list)
     memory: list[tuple[float, int]] = field(factory=list)
@@ -73,20 +73,20 @@ class Soak:
 
         async def client() -> None:
             while time.monotonic() < end:
-                kind = self.random.choice(KINDS)
+                kind = self.chance.choice(KINDS)
                 self._note(kind, await self.server.stream(self._ask(kind, shared)))
 
         clients = (client() for _ in range(self.flags.clients))
         await asyncio.gather(*clients, self._watch(end))
 
     def _ask(self, kind: str, shared: str) -> Ask:
-        text = self.prompts.text(self.random.randint(1, self.flags.prompt_tokens))
-        tokens = self.random.randint(1, self.flags.max_tokens)
+        text = self.prompts.text(self.chance.randint(1, self.flags.prompt_tokens))
+        tokens = self.chance.randint(1, self.flags.max_tokens)
         extra: dict[str, Any] = {}
         if kind == "sampled":
-            extra = {"temperature": 1.0, "top_p": 0.9, "seed": self.random.randint(0, 2**31)}
+            extra = {"temperature": 1.0, "top_p": 0.9, "seed": self.chance.randint(0, 2**31)}
         if kind == "malformed":
-            extra = dict(self.random.choice(MALFORMED))
+            extra = dict(self.chance.choice(MALFORMED))
         if kind == "impossible":
             extra = {"max_tokens": -1}
         return Ask(
@@ -94,7 +94,7 @@ class Soak:
             max_tokens=tokens,
             chat=kind == "chat",
             extra=extra,
-            leave_after=self.random.randint(1, 8) if kind == "disconnect" else None,
+            leave_after=self.chance.randint(1, 8) if kind == "disconnect" else None,
         )
 
     def _note(self, kind: str, trace: Trace) -> None:
