@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -88,7 +88,7 @@ def _watch(
     total: int | None = None
     while process.poll() is None:
         total = total or announced_size(log.read_text("utf-8", "replace"))
-        done = _largest(path for path in scratch.rglob("*") if path.is_file())
+        done = largest_file(scratch)
         progress(what, min(done, total - 1) if total else done, total)
         time.sleep(POLL_SECONDS)
 
@@ -99,11 +99,14 @@ def announced_size(output: str) -> int | None:
     return round(float(found[1]) * UNITS[found[2]]) if found else None
 
 
-def _largest(paths: Iterable[Path]) -> int:
+def largest_file(folder: Path) -> int:
+    """Return the size of the largest file below ``folder``, which pip changes meanwhile."""
     sizes = [0]
-    for path in paths:
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip has moved it meanwhile
-            continue
+    # Not rglob: it raises when a folder vanishes between being seen and being opened.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                sizes.append((Path(place) / name).stat().st_size)
+            except FileNotFoundError:
+                continue
     return max(sizes)

