@@ -1,0 +1,163 @@
+"""What is wrong with a request is said in OpenAI's shape, and the server goes on."""
+
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from .live import LiveServer
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+HUGE = 10**30
+
+Case = tuple[str, dict[str, Any], int, str | None]
+CASES: dict[str, Case] = {
+    "unknown model": (TEXT, {"prompt": "a", "model": "gpt-9"}, 404, "model"),
+    "unknown field": (TEXT, {"prompt": "a", "tempreature": 1}, 400, "tempreature"),
+    "field that is not served": (TEXT, {"prompt": "a", "suffix": "b"}, 400, "suffix"),
+    "no prompt": (TEXT, {}, 400, "prompt"),
+    "empty prompt": (TEXT, {"prompt": ""}, 400, "prompt"),
+    "empty list of prompts": (TEXT, {"prompt": []}, 400, "prompt"),
+    "empty list of tokens": (TEXT, {"prompt": [[]]}, 400, "prompt"),
+    "token that does not exist": (TEXT, {"prompt": [70000]}, 400, "prompt"),
+    "negative token": (TEXT, {"prompt": [-1]}, 400, "prompt[0]"),
+    "long prompt": (TEXT, {"prompt": "zq" * 4000}, 400, "prompt"),
+    "long conversation": (CHAT, {"messages": [*HELLO, *HELLO] * 400}, 400, "messages"),
+    "no messages": (CHAT, {"messages": []}, 400, "messages"),
+    "no role": (CHAT, {"messages": [{"content": "a"}]}, 400, None),
+    "template that raises": (
+        CHAT, {"messages": [{"role": "user", "content": "raise"}]}, 400, "messages",
+    ),
+    "text for a number": (TEXT, {"prompt": "a", "max_tokens": "b"}, 400, "max_tokens"),
+    "no tokens": (TEXT, {"prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
+    "negative tokens": (TEXT, {"prompt": "a", "max_tokens": -1}, 400, "max_tokens"),
+    "huge tokens": (TEXT, {"prompt": "a", "max_tokens": HUGE}, 400, "max_tokens"),
+    "more tokens than fit": (TEXT, {"prompt": "a", "max_tokens": 8192}, 400, None),
+    "negative temperature": (TEXT, {"prompt": "a", "temperature": -1}, 400, "temperature"),
+    "huge temperature": (TEXT, {"prompt": "a", "temperature": 1e300}, 400, "temperature"),
+    "top_p of nothing": (TEXT, {"prompt": "a", "top_p": 0}, 400, "top_p"),
+    "negative top_k": (TEXT, {"prompt": "a", "top_k": -1}, 400, "top_k"),
+    "huge seed": (TEXT, {"prompt": "a", "seed": HUGE}, 400, "seed"),
+    "huge penalty": (TEXT, {"prompt": "a", "presence_penalty": 1e9}, 400, "presence_penalty"),
+    "no choices": (TEXT, {"prompt": "a", "n": 0}, 400, "n"),
+    "huge choices": (TEXT, {"prompt": "a", "n": 10**9}, 400, "n"),
+    "huge bias": (TEXT, {"prompt": "a", "logit_bias": {"1": 1e9}}, 400, None),
+    "bias of no token": (TEXT, {"prompt": "a", "logit_bias": {"99999": 1}}, 400, "logit_bias"),
+    "empty stop": (TEXT, {"prompt": "a", "stop": ""}, 400, "stop"),
+    "too many stops": (TEXT, {"prompt": "a", "stop": ["x"] * 99}, 400, "stop"),
+    "huge logprobs": (TEXT, {"prompt": "a", "logprobs": 21}, 400, "logprobs"),
+    "large body": (TEXT, {"prompt": "a" * 300_000}, 413, None),
+}  # fmt: skip
+
+RAW: dict[str, tuple[bytes, int]] = {
+    "nothing": (b"", 400),
+    "no JSON": (b"hello", 400),
+    "half a body": (b'{"prompt": "a', 400),
+    "a list": (b"[1]", 400),
+    "NaN as a bias": (b'{"prompt": "a", "logit_bias": {"1": NaN}}', 400),
+    "Infinity as a temperature": (b'{"prompt": "a", "temperature": Infinity}', 400),
+    "bytes that are no text": (b'{"prompt": "\xff\xfe"}', 400),
+    "half a character": (b'{"prompt": "\\ud800"}', 400),
+    "deep nesting": (b'{"metadata": ' + b"[" * 90_000 + b"]" * 90_000 + b"}", 400),
+}
+
+
+@pytest.fixture(autouse=True)
+def _serves_afterwards(tiny: LiveServer) -> Any:
+    yield
+    assert tiny.post(TEXT, prompt="a", max_tokens=1).status_code == 200
+
+
+def shaped(answer: httpx.Response) -> dict[str, Any]:
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "Traceback" not in answer.text
+    return dict(error)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("path", "body", "status", "param"), CASES.values(), ids=CASES)
+def test_a_wrong_field_is_named(
+    tiny: LiveServer, path: str, body: dict[str, Any], status: int, param: str | None, stream: bool
+) -> None:
+    answer = tiny.post(path, **body, stream=stream)
+    assert answer.status_code == status, answer.text
+    error = shaped(answer)
+    if param is not None:
+        assert error["param"] == param
+
+
+@pytest.mark.parametrize(("body", "status"), RAW.values(), ids=RAW)
+def test_a_body_that_cannot_be_read_is_refused(tiny: LiveServer, body: bytes, status: int) -> None:
+    answer = httpx.post(tiny.url + TEXT, content=body, timeout=30)
+    assert answer.status_code == status, answer.text
+    shaped(answer)
+
+
+def test_a_chunked_body_without_an_end_in_sight_is_refused_early(tiny: LiveServer) -> None:
+    head = f"POST {TEXT} HTTP/1.1\r\nHost: tiny\r\nTransfer-Encoding: chunked\r\n\r\n"
+    port = int(tiny.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as wire:
+        wire.sendall(head.encode())
+        for sent in range(100):
+            wire.sendall(b"2710\r\n" + b"a" * 10_000 + b"\r\n")
+            if select.select([wire], [], [], 0.02)[0]:
+                break
+        assert wire.recv(64).startswith(b"HTTP/1.1 413")
+    assert 20 <= sent < 60  # the limit is 200,000 bytes
+
+
+def test_an_unknown_path_and_a_wrong_method_are_told(tiny: LiveServer) -> None:
+    assert tiny.get("/v1/nothing").status_code == 404
+    assert tiny.get(TEXT).status_code == 405
+
+
+RAISES: dict[str, tuple[Callable[[OpenAI], object], type[openai.APIStatusError]]] = {
+    "unknown model": (
+        lambda client: client.completions.create(model="gpt-9", prompt="a"),
+        openai.NotFoundError,
+    ),
+    "bad parameter": (
+        lambda client: client.completions.create(model="tiny", prompt="a", temperature=-1),
+        openai.BadRequestError,
+    ),
+    "unknown model to look up": (
+        lambda client: client.models.retrieve("gpt-9"),
+        openai.NotFoundError,
+    ),
+}
+
+
+@pytest.mark.parametrize(("ask", "error"), RAISES.values(), ids=RAISES)
+def test_the_sdk_raises_its_own_error(
+    tiny: LiveServer, ask: Callable[[OpenAI], object], error: type[openai.APIStatusError]
+) -> None:
+    with (
+        OpenAI(base_url=f"{tiny.url}/v1", api_key="none", max_retries=0) as client,
+        pytest.raises(error) as caught,
+    ):
+        ask(client)
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["message"]
+
+
+def test_a_key_is_asked_for_where_one_is_set(serve: Callable[..., LiveServer]) -> None:
+    server = serve("--api-key", "s3cret-key-of-this-test")
+    assert server.post(TEXT, prompt="a", max_tokens=1).status_code == 401
+    assert server.get("/v1/cache/stats").status_code == 401
+    assert server.get("/readyz").status_code == 200
+    with (
+        OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        stranger.models.list()
+    with OpenAI(base_url=f"{server.url}/v1", api_key="s3cret-key-of-this-test") as friend:
+        assert friend.completions.create(model="tiny", prompt="a", max_tokens=1).choices
+    assert "s3cret" not in server.said
