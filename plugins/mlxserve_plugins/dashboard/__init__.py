@@ -27,9 +27,7 @@ class Dashboard:
         """Answer with the page, which is open to all, and its data, which are not."""
         from mlxserve_plugins.dashboard.web import make_routes  # noqa: PLC0415 - litestar
 
-        most = ("max_batch_size", "completion_batch_size")
-        rows = min(int(setting(services, "engine", name, 0)) for name in most)
-        return make_routes(services, self.look, guard(services), rows)
+        return make_routes(services, self.look, guard(services), places(services))
 
     def look(self) -> Recorder:
         """Return the recorder, a new one if nobody has looked for a while."""
@@ -70,3 +68,10 @@ class Dashboard:
             self.recorder = None
         else:
             recorder.iterated(now, iteration)
+
+
+def places(services: Services) -> int:
+    """Return how many requests may own a row at once; 0 if the settings do not say."""
+    decoding = int(setting(services, "engine", "max_batch_size", 0))
+    prefilling = int(setting(services, "engine", "prefill_batch_size", 0))
+    return min(decoding + prefilling, int(setting(services, "engine", "completion_batch_size", 0)))
