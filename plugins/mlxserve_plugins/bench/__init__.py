@@ -1,5 +1,6 @@
 """Measure a running server: throughput, what caches and speculation are worth, a soak."""
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -13,7 +14,18 @@ class Bench:
 
     @hookimpl
     def commands(self) -> Sequence[Command]:
-        """Add the command; what it measures with is imported when it runs."""
-        from mlxserve_plugins.bench.command import bench_command  # noqa: PLC0415 - rarely needed
+        """Add the command; what it measures with is imported when it is asked for."""
+        about = "measure a running server: serve, prefix, restart, speculation, soak"
+        return (Command(name="bench", help=about, add_arguments=_add_arguments, run=_run),)
 
-        return (bench_command(),)
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    from mlxserve_plugins.bench.command import add_arguments  # noqa: PLC0415 - rarely needed
+
+    add_arguments(parser)
+
+
+def _run(arguments: Namespace) -> int:
+    from mlxserve_plugins.bench.command import run  # noqa: PLC0415 - likewise
+
+    return run(arguments)

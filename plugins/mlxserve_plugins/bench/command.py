@@ -1,10 +1,11 @@
 """``mlxserve bench``: choose a benchmark, read its flags, print what it found."""
 
+import asyncio
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from mlxserve_hookspecs import Command, SettingError
+from mlxserve_hookspecs import SettingError
 from mlxserve_plugins.bench.flags import Common, add_flags, read_flags
 from mlxserve_plugins.bench.prefix import PrefixFlags, prefix
 from mlxserve_plugins.bench.report import Report, show
@@ -36,20 +37,15 @@ class _Flags(ArgumentParser):
         raise SettingError(message.removeprefix("argument "))
 
 
-def bench_command() -> Command:
-    """Return the command."""
-    return Command(
-        name="bench",
-        help="measure a running server: serve, prefix, restart, speculation, soak",
-        add_arguments=_add_arguments,
-        run=run,
-    )
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add all flags of all benchmarks, so that they beat the server's of the same names."""
+    # One positional for all: argparse takes a -- away that stands between two of them.
+    parser.add_argument(OWN, nargs=REMAINDER, metavar="BENCHMARK [FLAGS] [-- FLAGS]", help=ABOUT)
+    add_flags(parser, KINDS)
 
 
 def run(arguments: Namespace) -> int:
     """Run the benchmark that is named and print what it found; 1 if something failed."""
-    import asyncio  # noqa: PLC0415 - not needed to show help
-
     name, own, server = _split(getattr(arguments, OWN))
     parser = _Flags("mlxserve bench", add_help=False, allow_abbrev=False)
     add_flags(parser, KINDS)
@@ -76,12 +72,6 @@ def _measured(flags: Common, name: str, server: Sequence[str]) -> Coroutine[Any,
         case SoakFlags():
             return soak(flags)
     raise SettingError(f"unknown benchmark {name!r}")
-
-
-def _add_arguments(parser: ArgumentParser) -> None:
-    # One positional for all: argparse takes a -- away that stands between two of them.
-    parser.add_argument(OWN, nargs=REMAINDER, metavar="BENCHMARK [FLAGS] [-- FLAGS]", help=ABOUT)
-    add_flags(parser, KINDS)
 
 
 def _split(words: Sequence[str]) -> tuple[str, Sequence[str], Sequence[str]]:

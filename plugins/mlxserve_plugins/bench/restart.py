@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from mlxserve_plugins.bench.client import Ask, Server
 from mlxserve_plugins.bench.figures import Trace, progress, ratio
-from mlxserve_plugins.bench.flags import Common, count, flag, natural
+from mlxserve_plugins.bench.flags import Common, count, flag, natural, positive
 from mlxserve_plugins.bench.load import Prompts, closed_loop, prompts_for
 from mlxserve_plugins.bench.prefix import QUESTION_TOKENS, ask_after, told, ttft_rows
 from mlxserve_plugins.bench.process import Command
@@ -22,7 +22,6 @@ from mlxserve_plugins.bench.report import Report, table, tell
 
 FOLDER_FLAG: Final = "--ssd-cache-dir"
 STREAM_PROMPT_TOKENS: Final = 32
-CALM_S: Final = 1.0
 
 
 @frozen(kw_only=True)
@@ -33,6 +32,7 @@ class RestartFlags(Common):
     repeats: int = flag(3, "prefixes; the figures are medians over them", count)
     streams: int = flag(4, "replies being generated while prefixes load; 0 leaves it out", natural)
     stream_tokens: int = flag(1024, "most tokens of each of those replies", count)
+    calm_s: float = flag(1.0, "seconds between loads, to compare with", positive)
 
 
 @define
@@ -92,15 +92,15 @@ async def _disturbance(
     ]
     await _warm_up(server, prompts)
     others = asyncio.create_task(closed_loop(server, asks, flags.streams))
-    await asyncio.sleep(2 * CALM_S)
+    await asyncio.sleep(2 * flags.calm_s)
     calm: list[tuple[float, float]] = []
     loads: dict[str, list[tuple[float, float]]] = {"SSD": [], "RAM": []}
     for text in prefixes:
         for windows in loads.values():
-            calm.append(await _calm())
+            calm.append(await _calm(flags.calm_s))
             trace = await ask_after(server, prompts, text)
             windows.append((trace.sent, trace.arrivals[0]))
-    calm.append(await _calm())
+    calm.append(await _calm(flags.calm_s))
     unfinished = not others.done()
     traces = await others
     base = _rate(traces, calm)
@@ -111,11 +111,11 @@ async def _disturbance(
     return notes if unfinished else [*notes, "the replies ended too early: raise --stream-tokens"]
 
 
-async def _calm() -> tuple[float, float]:
+async def _calm(seconds: float) -> tuple[float, float]:
     # The reply to the last question ends first.
-    await asyncio.sleep(CALM_S / 2)
+    await asyncio.sleep(seconds / 2)
     start = time.perf_counter()
-    await asyncio.sleep(CALM_S)
+    await asyncio.sleep(seconds)
     return start, time.perf_counter()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -162,15 +163,14 @@ def resident(pid: int, read: Callable[[Path], str] = Path.read_text) -> int:
     Raises:
         BenchError: There is no such process.
     """
-    try:
+    with suppress(OSError):  # not Linux
         for line in read(Path(f"/proc/{pid}/status")).splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # another system, or another process list
-    done = subprocess.run(
-        ["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    if done.returncode or not done.stdout.strip():
-        raise BenchError(f"there is no process {pid}")
-    return int(done.stdout) * 1024
+    try:
+        done = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+        return int(done.stdout) * 1024
+    except (OSError, ValueError) as error:
+        raise BenchError(f"the memory of process {pid} cannot be read: is it there?") from error

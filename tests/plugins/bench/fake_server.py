@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field
 
@@ -75,56 +75,55 @@ class Behaviour:
         return known
 
 
-def handler(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
+class Handler(BaseHTTPRequestHandler):
+    behaviour: ClassVar[Behaviour]
 
-        def do_GET(self) -> None:
-            self._answer(200, {"data": [{"id": "fake"}]})
+    def log_message(self, *_: Any) -> None:
+        pass
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            behaviour.bodies.append(body)
-            if refusal := behaviour.refusal(body):
-                return self._answer(400, {"error": {"message": refusal}})
-            return self._reply(body)
+    def do_GET(self) -> None:
+        self._answer(200, {"data": [{"id": "fake"}]})
 
-        def _reply(self, body: Mapping[str, Any]) -> None:
-            prompt = body.get("prompt") or body["messages"][0]["content"]
-            words = prompt.split()
-            cached = behaviour.cached(words)
-            time.sleep(COLD_S * (1 - cached / len(words)))
-            self.send_response(200)
-            self.end_headers()
-            with suppress(OSError):  # the client has left
-                self._stream("messages" in body, body["max_tokens"], len(words), cached)
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.behaviour.bodies.append(body)
+        if refusal := self.behaviour.refusal(body):
+            return self._answer(400, {"error": {"message": refusal}})
+        return self._reply(body)
 
-        def _stream(self, chat: bool, tokens: int, prompt: int, cached: int) -> None:
-            self._event({"choices": [{"delta": {"role": "assistant"}}]} if chat else {})
-            for _ in range(tokens):
-                piece = f" {behaviour.reply}"
-                text = {"delta": {"content": piece}} if chat else {"text": piece}
-                self._event({"choices": [text]})
-                time.sleep(behaviour.interval)
-            if behaviour.breaks:
-                self._event({"error": {"message": "it broke"}})
-                return
-            details = {"cached_tokens": cached}
-            usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
-            self._event({"choices": [], "usage": {**usage, "prompt_tokens_details": details}})
-            self.wfile.write(b": a comment\n\ndata: [DONE]\n\n")
+    def _reply(self, body: Mapping[str, Any]) -> None:
+        prompt = body.get("prompt") or body["messages"][0]["content"]
+        words = prompt.split()
+        cached = self.behaviour.cached(words)
+        time.sleep(COLD_S * (1 - cached / len(words)))
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):  # the client has left
+            self._stream("messages" in body, body["max_tokens"], len(words), cached)
 
-        def _event(self, event: Mapping[str, Any]) -> None:
-            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-            self.wfile.flush()
+    def _stream(self, chat: bool, tokens: int, prompt: int, cached: int) -> None:
+        self._event({"choices": [{"delta": {"role": "assistant"}}]} if chat else {})
+        for _ in range(tokens):
+            piece = f" {self.behaviour.reply}"
+            text = {"delta": {"content": piece}} if chat else {"text": piece}
+            self._event({"choices": [text]})
+            time.sleep(self.behaviour.interval)
+        if self.behaviour.breaks:
+            self._event({"error": {"message": "it broke"}})
+            return
+        details = {"cached_tokens": cached}
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
+        self._event({"choices": [], "usage": {**usage, "prompt_tokens_details": details}})
+        self.wfile.write(b": a comment\n\ndata: [DONE]\n\n")
 
-        def _answer(self, status: int, body: Mapping[str, Any]) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+    def _event(self, event: Mapping[str, Any]) -> None:
+        self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        self.wfile.flush()
 
-    return Handler
+    def _answer(self, status: int, body: Mapping[str, Any]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
 
 
 class Listening(ThreadingHTTPServer):
@@ -134,7 +133,8 @@ class Listening(ThreadingHTTPServer):
 @contextmanager
 def serving(behaviour: Behaviour, port: int = 0) -> Iterator[str]:
     """Serve in a thread; yield the address."""
-    with Listening(("127.0.0.1", port), handler(behaviour)) as server:
+    bound = type("Bound", (Handler,), {"behaviour": behaviour})
+    with Listening(("127.0.0.1", port), bound) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
