@@ -170,8 +170,9 @@ def warm_up(engine: Engine, inbox: Inbox) -> None:
     engine.plugins, engine.outbox = plugins, outbox
     engine.counters.clear()
     engine.steps = 0
-    if any(e.finish and e.finish.error for e in events):
-        raise ModelError("the model is loaded and fails to generate; the log says how")
+    errors = [e.finish.error for e in events if e.finish and e.finish.error]
+    if errors:
+        raise ModelError(f"the model is loaded and fails to generate: {errors[0].message}")
 
 
 def _compiled(options: EngineOptions) -> bool:
