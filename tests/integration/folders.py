@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+VOCAB = 288
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -13,7 +15,7 @@ CONFIG = {
     "num_key_value_heads": 2,
     "head_dim": 64,
     "rms_norm_eps": 1e-6,
-    "vocab_size": 288,
+    "vocab_size": VOCAB,
     "max_position_embeddings": 8192,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
@@ -33,7 +35,8 @@ def write_model(folder: Path, *, chat_template: str = CHAT) -> Path:
 
     folder.mkdir()
     mx.random.seed(7)
-    model = Model(ModelArgs.from_dict(CONFIG))
+    make: Any = ModelArgs.from_dict  # untyped
+    model = Model(make(CONFIG))
     save_model(folder, model)
     save_config(dict(CONFIG), folder / "config.json")
     _write_tokenizer(folder, chat_template)
@@ -48,7 +51,7 @@ def _write_tokenizer(folder: Path, chat_template: str) -> None:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=CONFIG["vocab_size"],
+        vocab_size=VOCAB,
         special_tokens=SPECIAL,
         initial_alphabet=alphabet,
         show_progress=False,

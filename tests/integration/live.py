@@ -38,6 +38,11 @@ class LiveServer:
     folder: Path
 
     @property
+    def port(self) -> str:
+        """Where it listens."""
+        return self.url.rpartition(":")[2]
+
+    @property
     def said(self) -> str:
         """What it wrote to stderr so far."""
         return (self.folder / "stderr").read_text("utf-8")

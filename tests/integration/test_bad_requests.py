@@ -103,10 +103,11 @@ def test_a_body_that_cannot_be_read_is_refused(tiny: LiveServer, body: bytes, st
 
 def test_a_chunked_body_without_an_end_in_sight_is_refused_early(tiny: LiveServer) -> None:
     head = f"POST {TEXT} HTTP/1.1\r\nHost: tiny\r\nTransfer-Encoding: chunked\r\n\r\n"
-    port = int(tiny.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as wire:
+    sent = 0
+    with socket.create_connection(("127.0.0.1", int(tiny.port)), timeout=30) as wire:
         wire.sendall(head.encode())
-        for sent in range(100):
+        while sent < 100:
+            sent += 1
             wire.sendall(b"2710\r\n" + b"a" * 10_000 + b"\r\n")
             if select.select([wire], [], [], 0.02)[0]:
                 break

@@ -23,7 +23,7 @@ TEXTS = [
 
 
 def complete(client: OpenAI, prompt: Any, **more: Any) -> Any:
-    asked = {"model": MODEL, "temperature": 0, "max_tokens": 6} | more
+    asked: Any = {"model": MODEL, "temperature": 0, "max_tokens": 6} | more
     return client.completions.create(prompt=prompt, **asked)
 
 

@@ -82,7 +82,7 @@ def test_a_second_signal_ends_the_server_at_once(serve: Serve, first: signal.Sig
 
 def test_an_idle_server_ends_at_once_and_frees_its_port(serve: Serve) -> None:
     server = serve()
-    port = server.url.rpartition(":")[2]
+    port = server.port
     begun = time.monotonic()
     server.signal(signal.SIGTERM)
     assert server.ended() == 0
@@ -93,8 +93,10 @@ def test_an_idle_server_ends_at_once_and_frees_its_port(serve: Serve) -> None:
 def test_a_killed_server_leaves_a_cache_that_the_next_one_uses(
     serve: Serve, tmp_path: Path
 ) -> None:
-    flags = ("--ssd-cache-dir", str(tmp_path), "--ssd-policy", "write_through")
-    flags += ("--ssd-flush-interval-s", "0.1", "--ssd-min-free-gb", "0")
+    flags = (
+        "--ssd-cache-dir", str(tmp_path), "--ssd-policy", "write_through",
+        "--ssd-flush-interval-s", "0.1", "--ssd-min-free-gb", "0",
+    )  # fmt: skip
 
     def complete(server: LiveServer) -> tuple[str, int]:
         found = server.post("/v1/completions", prompt=PROMPT, temperature=0, max_tokens=20).json()
