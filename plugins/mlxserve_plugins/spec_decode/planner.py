@@ -14,13 +14,16 @@ from mlxserve_plugins.spec_decode.record import Record
 FLOOR: Final = 0.95
 """No row may expect less than this share of its plain speed, whatever the others gain."""
 
+MARGIN: Final = 1.05
+"""What drafts must promise, in plain speed: of several uncertain promises the best is too good."""
+
 UNSYNCED: Final = 0.05
 """What asking in vain costs, in plain steps: the next step is not launched ahead."""
 
 WORTH: Final = 0.1
 """A draft goes on as long as its next token is this probable to stay."""
 
-FIRST_PAUSE, LAST_PAUSE = 32, 512
+FIRST_PAUSE, LAST_PAUSE = 32, 256
 """Steps from one probe to the next: the first time, and when probes keep failing."""
 
 PROBE: Final = 2
@@ -101,7 +104,7 @@ def best_width(rows: Sequence[Outlook], costs: Costs, widths: Sequence[int]) -> 
     plain = costs.plain(len(rows))
     if plain is None:
         return 1
-    gains = {1: 1.0}
+    gains = {1: MARGIN}
     for width in widths:
         gains[width] = gain(rows, width, plain, costs.of(len(rows), width) or plain)
     return max(gains, key=lambda width: gains[width])
@@ -186,7 +189,7 @@ class Planner:
         }
 
     def _lengths(self, rows: Sequence[DraftRoom]) -> dict[int, int]:
-        if len(rows) > self.policy.most_rows:
+        if not 0 < len(rows) <= self.policy.most_rows:
             return {}
         if not self.policy.dynamic:
             return {row.uid: min(row.most, self.policy.most) for row in rows}
@@ -250,6 +253,7 @@ class Planner:
                     record.missed()
                 else:
                     record.judged(verdict.drafted, verdict.accepted)
-            if self._probing and verdict and 0 < verdict.drafted == verdict.accepted:
-                self._until_probe, self._pause = 1, FIRST_PAUSE
+        drafts = [v for v in verdicts.values() if v.drafted]
+        if self._probing and drafts and all(v.accepted == v.drafted for v in drafts):
+            self._until_probe = 1  # everything stayed: look again at once
         self._asked = {}

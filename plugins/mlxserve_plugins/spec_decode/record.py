@@ -5,10 +5,10 @@ from typing import Final
 
 from attrs import define, field
 
-FADING: Final = 0.8
+FADING: Final = 0.9
 """What a guess counts for after the next one."""
 
-TRUST: Final = 2.0
+TRUST: Final = 1.0
 """How many guesses the prior knowledge of a new row counts for."""
 
 FIRST_RATE: Final = 0.5
