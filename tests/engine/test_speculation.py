@@ -346,3 +346,32 @@ def test_when_kv_runs_out_under_drafts_everybody_still_gets_their_tokens() -> No
     assert it.engine.scheduler.preemptions > 0
     for n, length in names:
         assert tuple(it.replies.tokens(f"{n} {length}")) == plain("llama", 16, length, 60)
+
+
+def certain(guess: Any) -> Any:
+    """Return the guess with the distribution of somebody who is certain of it."""
+
+    def make(row: DraftRequest) -> Draft | None:
+        draft = guess(row)
+        if draft is None:
+            return None
+        tokens = mx.array(draft.tokens)[:, None]
+        return Draft(draft.tokens, (tokens == mx.arange(256)[None]).astype(mx.float32))
+
+    return make
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["deterministic", "with probabilities"])
+def test_penalties_count_what_drafts_brought(sampled: bool) -> None:
+    cold = {"temperature": 0.001, "seed": 1, "frequency_penalty": 2.0, "presence_penalty": 2.0}
+    alone = bench(model_of("llama"))
+    alone.submit(request("r", text(33), 30, sampling=cold))
+    alone.run()
+    wanted = alone.replies.tokens("r")
+    guess = oracle({tuple(text(33)): wanted}, wrong=5)
+    script = Scripted(certain(guess) if sampled else guess)
+    it = bench(model_of("llama"), Turns(lambda n: 4 if n % 3 == 0 else 0), always(), script)
+    it.submit(request("r", text(33), 30, sampling=cold))
+    it.run()
+    assert it.replies.tokens("r") == wanted
+    assert it.replies.finish("r").usage.accepted_draft_tokens > 5
