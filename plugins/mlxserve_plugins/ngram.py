@@ -36,9 +36,9 @@ class Ngram:
 
     options: NgramOptions
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def make_proposer(self, vocab_size: int) -> Proposer:
-        """Answer for every model."""
+        """Answer for every model, after proposers that know more of a row than its text."""
         return NgramProposer(self.options, vocab_size)
 
 

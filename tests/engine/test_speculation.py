@@ -251,6 +251,7 @@ def test_a_stop_string_across_accepted_drafts_ends_the_reply_where_it_does_witho
     assert ends[0] == ends[1]
     assert ends[0][2] == "stop"
     assert 1 < len(ends[0][1]) <= 9
+    assert it.replies.finish("r").usage.accepted_draft_tokens <= len(ends[0][1])
 
 
 def garbage(row: DraftRequest) -> Any:
@@ -375,3 +376,13 @@ def test_penalties_count_what_drafts_brought(sampled: bool) -> None:
     it.run()
     assert it.replies.tokens("r") == wanted
     assert it.replies.finish("r").usage.accepted_draft_tokens > 5
+
+
+def test_a_prediction_is_heard_before_the_text_whoever_is_named_first() -> None:
+    for plugins in ((Ngram(NgramOptions()), Prediction()), (Prediction(), Ngram(NgramOptions()))):
+        it = bench(model_of("llama"), Turns(lambda _: 0), *plugins)
+        it.submit(request("r", text(33), TOKENS, prediction=(201, 202, 203)))
+        it.step(2)
+        rows = it.engine.scheduler.decoding
+        rows[0].tokens[33:] = []
+        assert it.engine.speculator.propose(rows, {0: 3}) == {0: Draft((201, 202, 203))}

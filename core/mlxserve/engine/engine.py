@@ -263,10 +263,11 @@ class Engine:
 
     def _take(self, read: Read, now: float) -> None:
         sequence = read.sequence
-        sequence.accepted_drafts += len(read.tokens) - 1
-        sequence.rejected_drafts += read.drafted - len(read.tokens) + 1
-        for token, logprob in zip(read.tokens, read.logprobs, strict=True):
+        accepted = len(read.tokens) - 1
+        sequence.rejected_drafts += read.drafted - accepted
+        for at, (token, logprob) in enumerate(zip(read.tokens, read.logprobs, strict=True)):
             self._decoded += 1
+            sequence.accepted_drafts += at < accepted  # what comes after an ending is of no use
             try:
                 event, ending = take_token(sequence, token, logprob, now)
             except Exception as error:

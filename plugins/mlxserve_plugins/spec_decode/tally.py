@@ -18,7 +18,6 @@ class Tally:
         accepted: Those that stayed.
         passes: Iterations with drafts.
         seconds: What those took.
-        plain: Tokens that rows without a draft were given, and iterations without any.
         plain_steps: Iterations without drafts.
     """
 

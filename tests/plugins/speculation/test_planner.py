@@ -46,7 +46,6 @@ class World:
     tokens: list[int] = field(factory=list)
     lengths: list[Mapping[int, int]] = field(factory=list)
     chance: random.Random = field(factory=lambda: random.Random(1))
-    ahead: bool = False
 
     def run(self, steps: int) -> None:
         self.tokens = self.tokens or [0] * len(self.acceptance)
