@@ -9,6 +9,7 @@ from typing import Protocol
 from attrs import field, frozen
 
 from mlxserve_hookspecs.arrays import Array
+from mlxserve_hookspecs.engine import TextCodec
 from mlxserve_hookspecs.markers import hookspec
 from mlxserve_hookspecs.requests import SamplingParams
 
@@ -109,6 +110,46 @@ class Proposer(Protocol):
         """Forget what is kept for these sequences."""
 
 
+class HostedModel(Protocol):
+    """A second model that the core runs for a proposer, on rows of its own. Engine thread."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of its logits."""
+
+    @property
+    def text(self) -> TextCodec:
+        """Its tokenizer."""
+
+    def continue_greedily(
+        self, batch: Sequence[DraftRequest], context: int
+    ) -> Mapping[int, tuple[int, ...]]:
+        """Return each row's next ``room`` most probable tokens, all rows in one chain of passes.
+
+        A row's KV stays from call to call: what the tokens have in common with what it holds is
+        not run again. A row that is new, or too far behind, starts from the last ``context``
+        tokens.
+        """
+
+    def forget(self, uids: Sequence[int]) -> None:
+        """Free these sequences' rows."""
+
+
+class ModelHost(Protocol):
+    """Loads second models. Engine thread, at start."""
+
+    @property
+    def text(self) -> TextCodec:
+        """The served model's tokenizer."""
+
+    def load(self, reference: str) -> HostedModel:
+        """Load the model that ``reference`` names, in the words of ``--model``.
+
+        Raises:
+            ModelError: It leads nowhere, or its layers cannot take tokens back.
+        """
+
+
 @frozen(kw_only=True)
 class Verification:
     """What a pass over drafts found, for an acceptance rule; one entry per row and position.
@@ -150,7 +191,7 @@ class AcceptanceRule(Protocol):
 
 
 @hookspec
-def make_proposer(vocab_size: int) -> Proposer | None:
+def make_proposer(vocab_size: int, host: ModelHost) -> Proposer | None:
     """Make a proposer.
 
     **Gather.** Every plugin is asked; ``None`` adds none. A row's draft is that of the first

@@ -89,6 +89,15 @@ class Replies:
         return ends[0]
 
 
+class NoHost:
+    """Has no second model."""
+
+    text = Letters()
+
+    def load(self, reference: str) -> Any:
+        raise AssertionError(f"nobody was to load {reference}")
+
+
 @define
 class Bench:
     """An engine, its inbox and its replies."""
@@ -124,6 +133,7 @@ def bench(
     vocab: int = 256,
     compiled: bool = False,
     identity: str = "tiny",
+    host: Any = None,
     **changes: int,
 ) -> Bench:
     manager = register({f"plugin-{n}": p for n, p in enumerate(plugins)})
@@ -139,7 +149,7 @@ def bench(
         scheduler=Scheduler(plan.store, policy or FcfsPolicy(), limits, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
-        speculator=make_speculator(manager, plan.store, vocab),
+        speculator=make_speculator(manager, plan.store, vocab, host or NoHost()),
     )
     return Bench(engine, inbox, replies)
 

@@ -12,6 +12,7 @@ from mlxserve.engine.caches import make_cache
 from mlxserve.engine.client import Loaded
 from mlxserve.engine.decoder import Decoder
 from mlxserve.engine.engine import Engine, Outbox
+from mlxserve.engine.hosted import Host
 from mlxserve.engine.inbox import Inbox, Submit
 from mlxserve.engine.prefill import Prefiller
 from mlxserve.engine.scheduler import Capacity, Scheduler
@@ -31,6 +32,7 @@ from mlxserve_hookspecs import (
     Limits,
     ModelCard,
     ModelError,
+    ModelHost,
     PluginError,
     Progress,
     SamplingParams,
@@ -69,6 +71,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         plan=plan,
         policy=policy,
         capacity=capacity_of(resolved.engine),
+        host=Host(resolved, model.text, progress),
     )
     card = _card(resolved, model, plan, engine.scheduler.cache)
     return Built(engine, Loaded(card, model.text))
@@ -83,6 +86,7 @@ def make_engine(
     plan: KvPlan,
     policy: SchedulingPolicy,
     capacity: Capacity,
+    host: ModelHost,
 ) -> Engine:
     """Connect the parts."""
     vocab = _vocab(model)
@@ -95,13 +99,15 @@ def make_engine(
         scheduler=Scheduler(plan.store, policy, capacity, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
-        speculator=make_speculator(plugins, plan.store, vocab),
+        speculator=make_speculator(plugins, plan.store, vocab, host),
     )
 
 
-def make_speculator(plugins: PluginManager, store: RowStore, vocab: int) -> Speculator:
+def make_speculator(
+    plugins: PluginManager, store: RowStore, vocab: int, host: ModelHost
+) -> Speculator:
     """Gather the proposers, and ask for planner and rule if there are any."""
-    proposers = gather(plugins, speculation.make_proposer)(vocab_size=vocab)
+    proposers = gather(plugins, speculation.make_proposer)(vocab_size=vocab, host=host)
     if not proposers:
         return Speculator(store, vocab)
     planner = ask(plugins, speculation.make_draft_planner)()
