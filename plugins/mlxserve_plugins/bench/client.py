@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 900.0
 BAD_REQUEST: Final = 400
+REFUSED: Final = (401, 403)
 PREFIX: Final = "data: "
 DONE: Final = "[DONE]"
 
@@ -55,7 +56,7 @@ class Ask:
         """Return the body of a streamed request."""
         messages = [{"role": "user", "content": self.prompt}]
         return {
-            "model": model,
+            **({"model": model} if model else {}),
             "max_tokens": self.max_tokens,
             "temperature": 0.0,
             "stream": True,
@@ -72,7 +73,7 @@ class Server:
 
     Attributes:
         url: Its address.
-        model: The model that is asked for.
+        model: The model that is asked for; empty leaves it to the server.
         whole: Whether it takes ``ignore_eos``; servers that do not know it may refuse it.
     """
 
@@ -138,10 +139,14 @@ async def _first_model(url: str, http: "httpx.AsyncClient") -> str:
 
     try:
         answer = await http.get("/v1/models")
-        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise BenchError(f"{url} does not answer: {error}") from error
+    if answer.status_code in REFUSED:
+        raise BenchError(f"{url} wants a key: give one with --api-key, or in $OPENAI_API_KEY")
+    try:
         return str(answer.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise BenchError(f"{url}/v1/models does not list a model: {error}") from error
+    except (ValueError, LookupError, TypeError):
+        return ""  # mlx_lm.server without a hub's cache
 
 
 async def _read(response: "httpx.Response", sent: float, leave_after: int | None) -> Trace:

@@ -22,6 +22,7 @@ from mlxserve_plugins.bench.report import Report, table, tell
 
 FOLDER_FLAG: Final = "--ssd-cache-dir"
 STREAM_PROMPT_TOKENS: Final = 32
+ALONE: Final = "no prefix"
 
 
 @frozen(kw_only=True)
@@ -85,7 +86,10 @@ async def _warm_up(server: Server, prompts: Prompts) -> None:
 async def _disturbance(
     server: Server, prompts: Prompts, prefixes: Sequence[str], flags: RestartFlags
 ) -> list[str]:
-    """Load every prefix from disk, then find it in RAM, while replies are being generated."""
+    """Load every prefix from disk, then find it in RAM, while replies are being generated.
+
+    The same question without a prefix says what part of it any short request would cost.
+    """
     asks = [
         Ask(prompt=prompts.text(STREAM_PROMPT_TOKENS), max_tokens=flags.stream_tokens)
         for _ in range(flags.streams)
@@ -94,11 +98,11 @@ async def _disturbance(
     others = asyncio.create_task(closed_loop(server, asks, flags.streams))
     await asyncio.sleep(2 * flags.calm_s)
     calm: list[tuple[float, float]] = []
-    loads: dict[str, list[tuple[float, float]]] = {"SSD": [], "RAM": []}
+    loads: dict[str, list[tuple[float, float]]] = {"SSD": [], "RAM": [], ALONE: []}
     for text in prefixes:
-        for windows in loads.values():
+        for source, windows in loads.items():
             calm.append(await _calm(flags.calm_s))
-            trace = await ask_after(server, prompts, text)
+            trace = await ask_after(server, prompts, "" if source == ALONE else text)
             windows.append((trace.sent, trace.arrivals[0]))
     calm.append(await _calm(flags.calm_s))
     unfinished = not others.done()

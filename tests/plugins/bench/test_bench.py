@@ -115,9 +115,9 @@ async def test_restart_tells_disk_from_ram(tmp_path: Path) -> None:
     report = await measure(flags, command)
     cached = {row["state"]: row["cached_tokens"] for row in report.rows}
     assert cached == {"cold": 0, "RAM-warm": 400, "SSD-warm": 400}
-    rates = [line.split()[:2] for line in report.notes if line.strip().startswith(("SSD", "RAM"))]
-    assert [name for name, _ in rates] == ["SSD", "RAM"]
-    assert all(float(rate) > 100 for _, rate in rates)
+    rates = [line.split()[-3] for line in report.notes[3:]]
+    assert len(rates) == 4
+    assert all(float(rate) > 50 for rate in rates)
 
 
 async def test_a_server_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_mistake_is_one_line(words: tuple[str, ...], message: str) -> None:
 
 
 def test_nobody_there_is_one_line() -> None:
-    with pytest.raises(BenchError, match="does not list a model"):
+    with pytest.raises(BenchError, match="does not answer"):
         bench("prefix", "--url", "http://127.0.0.1:9")
 
 
