@@ -1,5 +1,7 @@
 """What operators look at."""
 
+from collections.abc import Callable
+
 from .live import AT_REST, LiveServer
 
 GAUGES = {*AT_REST, "free_blocks", "cache_hit_rate", "dist_fatal", "shutdown_clean"}
@@ -65,3 +67,18 @@ def test_each_request_leaves_one_line_in_the_log_and_none_of_its_words(tiny: Liv
     assert len(lines) == 1
     assert '"completion_tokens": 3' in lines[0]
     assert "xyzzy" not in tiny.said
+
+
+def test_speculation_shows_what_it_guessed_and_changes_no_word(
+    serve: Callable[..., LiveServer], tiny: LiveServer
+) -> None:
+    server = serve("--spec-decode", "ngram", "--no-spec-decode-dynamic")
+    asked = {"prompt": "one two one two one two", "max_tokens": 40, "temperature": 0}
+    guessed = server.post("/v1/completions", **asked, ignore_eos=True).json()
+    plain = tiny.post("/v1/completions", **asked, ignore_eos=True).json()
+    assert guessed["choices"][0]["text"] == plain["choices"][0]["text"]
+    figures = server.get("/v1/spec_decode/metrics").json()
+    assert figures["mode"] == "ngram"
+    assert 0 <= figures["num_accepted_tokens"] <= figures["num_draft_tokens"] > 0
+    drafted = server.metrics()["mlxserve_spec_decode_num_draft_tokens_total"]
+    assert drafted == figures["num_draft_tokens"]
