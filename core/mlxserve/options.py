@@ -117,7 +117,34 @@ class LoggingOptions:
     log_level: LogLevel = option("info", "least severity that is logged")
 
 
-Core: TypeAlias = ModelOptions | ServerOptions | EngineOptions | GenerationOptions | LoggingOptions
+@frozen(kw_only=True)
+class DistributedOptions:
+    """How one model is spread over several ranks."""
+
+    num_local_ranks: int | None = option(
+        None, "ranks to start on this machine", check=optional(_count)
+    )
+    distributed_sharding: Literal["tensor"] = option(
+        "tensor", "sharding strategy: every layer split over all ranks"
+    )
+    distributed_strict: bool = option(
+        True, "refuse what cannot be had, instead of running on one rank"
+    )
+    distributed_timeout_s: float = option(
+        8.0,
+        "seconds without a sign of life after which a rank counts as dead",
+        check=and_(ge(2.0), le(3600.0)),
+    )
+
+
+Core: TypeAlias = (
+    ModelOptions
+    | ServerOptions
+    | EngineOptions
+    | GenerationOptions
+    | LoggingOptions
+    | DistributedOptions
+)
 
 SECTIONS: Final[dict[str, type[Core]]] = {
     "model": ModelOptions,
@@ -125,5 +152,6 @@ SECTIONS: Final[dict[str, type[Core]]] = {
     "engine": EngineOptions,
     "generation": GenerationOptions,
     "logging": LoggingOptions,
+    "distributed": DistributedOptions,
 }
 """The core's sections, in the order in which ``--help`` lists them."""

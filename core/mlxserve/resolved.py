@@ -6,6 +6,7 @@ from attrs import field, frozen
 from pluggy import PluginManager
 
 from mlxserve.options import (
+    DistributedOptions,
     EngineOptions,
     GenerationOptions,
     LoggingOptions,
@@ -41,5 +42,6 @@ class Resolved:
     engine: EngineOptions = field(factory=EngineOptions)
     generation: GenerationOptions = field(factory=GenerationOptions)
     logging: LoggingOptions = field(factory=LoggingOptions)
+    distributed: DistributedOptions = field(factory=DistributedOptions)
     rows: tuple[SettingRow, ...] = field(default=(), repr=False)
     argv: tuple[str, ...] = field(default=(), repr=False)

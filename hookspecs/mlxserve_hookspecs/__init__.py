@@ -11,6 +11,7 @@ from mlxserve_hookspecs.caching import (
     StateStore,
 )
 from mlxserve_hookspecs.commands import Command
+from mlxserve_hookspecs.distribution import Rank, RankPlan
 from mlxserve_hookspecs.engine import EngineClient, EngineStatus, Limits, ModelCard, TextCodec
 from mlxserve_hookspecs.errors import (
     MlxserveError,
@@ -89,6 +90,8 @@ __all__ = [
     "PluginError",
     "Progress",
     "Proposer",
+    "Rank",
+    "RankPlan",
     "RequestError",
     "Route",
     "SamplingParams",

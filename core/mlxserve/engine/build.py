@@ -7,6 +7,7 @@ from attrs import frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
+from mlxserve.engine.agreement import ALONE, Agreement
 from mlxserve.engine.cache import BlockCache
 from mlxserve.engine.caches import make_cache
 from mlxserve.engine.client import Loaded
@@ -38,6 +39,7 @@ from mlxserve_hookspecs import (
     SamplingParams,
     SchedulingPolicy,
     StopConditions,
+    distribution,
     quantization,
     scheduling,
     speculation,
@@ -61,7 +63,8 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
     policy = ask(resolved.plugins, scheduling.make_policy)()
     if policy is None:
         raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
-    model = load(resolved.plugins, resolved.model, progress)
+    group = ask(resolved.plugins, distribution.join_group)()
+    model = load(resolved.plugins, resolved.model, progress, group)
     plan = plan_kv(model.model, codec_maker(resolved.plugins), compiled=_compiled(resolved.engine))
     engine = make_engine(
         plugins=resolved.plugins,
@@ -72,6 +75,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         policy=policy,
         capacity=capacity_of(resolved.engine),
         host=Host(resolved, model.text, progress),
+        agreement=Agreement(group),
     )
     card = _card(resolved, model, plan, engine.scheduler.cache)
     return Built(engine, Loaded(card, model.text))
@@ -87,10 +91,13 @@ def make_engine(
     policy: SchedulingPolicy,
     capacity: Capacity,
     host: ModelHost,
+    agreement: Agreement = ALONE,
 ) -> Engine:
     """Connect the parts."""
     vocab = _vocab(model)
-    cache = make_cache(plugins, plan, model.identity, capacity.block_size, capacity.blocks)
+    cache = make_cache(
+        plugins, plan, model.identity, capacity.block_size, capacity.blocks, agreement
+    )
     return Engine(
         plugins=plugins,
         inbox=inbox,
@@ -99,12 +106,17 @@ def make_engine(
         scheduler=Scheduler(plan.store, policy, capacity, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
-        speculator=make_speculator(plugins, plan.store, vocab, host),
+        speculator=make_speculator(plugins, plan.store, vocab, host, agreement),
+        agreement=agreement,
     )
 
 
 def make_speculator(
-    plugins: PluginManager, store: RowStore, vocab: int, host: ModelHost
+    plugins: PluginManager,
+    store: RowStore,
+    vocab: int,
+    host: ModelHost,
+    agreement: Agreement = ALONE,
 ) -> Speculator:
     """Gather the proposers, and ask for planner and rule if there are any."""
     proposers = gather(plugins, speculation.make_proposer)(vocab_size=vocab, host=host)
@@ -112,7 +124,7 @@ def make_speculator(
         return Speculator(store, vocab)
     planner = ask(plugins, speculation.make_draft_planner)()
     rule = ask(plugins, speculation.make_acceptance_rule)()
-    return Speculator(store, vocab, proposers, planner, rule)
+    return Speculator(store, vocab, proposers, planner, rule, agreement)
 
 
 def codec_maker(plugins: PluginManager) -> CodecMaker:

@@ -9,10 +9,12 @@ import mlx.core as mx
 import structlog
 from attrs import define, field
 
-from mlxserve.engine.sequence import Checkpoint, Restore, Sequence
+from mlxserve.engine.agreement import ALONE, Agreement
+from mlxserve.engine.restoring import Restorer
+from mlxserve.engine.sequence import Checkpoint, Sequence
 from mlxserve.kv.chain import common, extend, root
 from mlxserve.kv.store import BucketStore, RowStore
-from mlxserve.kv.transfer import Transfer, array_bytes, bytes_array, put_state, row_state
+from mlxserve.kv.transfer import Transfer, array_bytes, row_state
 from mlxserve_hookspecs import Array, Block, BlockKey, CacheLayout, CacheTier, StateStore
 
 log = structlog.get_logger("mlxserve.cache")
@@ -41,14 +43,21 @@ class BlockCache:
     layout: CacheLayout
     tiers: Items[CacheTier] = ()
     states: Items[StateStore] = ()
-    lookups: int = 0
-    hits: int = 0
-    queried_tokens: int = 0
-    hit_tokens: dict[str, int] = field(factory=dict)
-    failures: int = 0
+    agreement: Agreement = ALONE
+    restorer: Restorer = field(init=False)
     _fresh: list[list[Block]] = field(factory=lambda: [[], [], []])
     _late: list[list[Block]] = field(factory=lambda: [[], [], []])
     _seen: OrderedDict[bytes, None] = field(factory=OrderedDict)
+
+    def __attrs_post_init__(self) -> None:
+        self.restorer = Restorer(
+            self.store, self.transfer, self.layout, self.tiers, self.states, self.agreement
+        )
+
+    @property
+    def hit_tokens(self) -> Mapping[str, int]:
+        """Tokens restored, by tier."""
+        return self.restorer.hit_tokens
 
     @property
     def active(self) -> bool:
@@ -77,21 +86,20 @@ class BlockCache:
         """
         if not self.active:
             return True
-        if sequence.restore is None:
-            self._extend(sequence)
-            sequence.restore = self._find(sequence)
-        if not sequence.restore.done:
+        self._extend(sequence)
+        keys = sequence.chain[: self._usable(sequence)]
+        if not self.restorer.ready(sequence, keys) or sequence.restore is None:
             return False
-        if self._reach(sequence.chain[: self._usable(sequence)]) > sequence.restore.blocks:
-            sequence.restore = self._find(sequence)  # more has been kept since
-            if not sequence.restore.done:
-                return False
         for leader in leaders:
             shared = min(common(sequence.chain, leader.chain), self._usable(sequence))
             if shared > sequence.restore.blocks and not leader.launched:
                 sequence.restore = None
                 return False
         return True
+
+    def fill(self, sequence: Sequence) -> None:
+        """Write what was loaded into a sequence's new row."""
+        self.restorer.fill(sequence)
 
     def _usable(self, sequence: Sequence) -> int:
         """Full blocks that leave what must run: the last token, or all that is to be scored."""
@@ -103,127 +111,6 @@ class BlockCache:
     def _extend(self, sequence: Sequence) -> None:
         start = root(self.layout.namespace, sequence.request.cache_salt)
         extend(sequence.chain, sequence.tokens, self.layout.block_size, start)
-
-    def _reach(self, keys: Items[BlockKey]) -> int:
-        """Return how many blocks could be restored now."""
-        blocks = sum(count for _, count in self._walk(keys))
-        return self._state_at(keys, blocks)[0] if self.layout.state else blocks
-
-    def _state_at(self, keys: Items[BlockKey], blocks: int) -> tuple[int, StateStore | None]:
-        """Return the longest prefix within ``blocks`` whose state is kept, and by whom."""
-        reach = keys[:blocks] if self.layout.groups else keys
-        best: tuple[int, StateStore | None] = (0, None)
-        for store in self.states:
-            if (count := store.lookup(reach)) > best[0]:
-                best = (count, store)
-        return best
-
-    def _find(self, sequence: Sequence) -> Restore:
-        keys = sequence.chain[: self._usable(sequence)]
-        places = self._walk(keys)
-        blocks = sum(count for _, count in places)
-        state, name = None, ""
-        if self.layout.state:
-            blocks, holder = self._state_at(keys, blocks)
-            if holder is not None:
-                state, name = holder.fetch(keys[blocks - 1]), holder.name
-        parts = []
-        at = 0
-        for tier, count in places:
-            take = min(count, blocks - at)
-            if take > 0:
-                parts.append((tier.name, tier.fetch(keys[at : at + take])))
-                at += take
-        return Restore(tuple(parts), state, blocks, name)
-
-    def _walk(self, keys: Items[BlockKey]) -> list[tuple[CacheTier, int]]:
-        """Return the longest run that all tiers hold together: a short hit hides no long one."""
-        places: list[tuple[CacheTier, int]] = []
-        at = 0
-        while at < len(keys):
-            counts = [(tier, tier.lookup(keys[at:])) for tier in self.tiers]
-            tier, count = next(((t, n) for t, n in counts if n), (None, 0))
-            if tier is None:
-                break
-            places.append((tier, count))
-            at += count
-        return places
-
-    # -- restore ---------------------------------------------------------------------------------
-
-    def fill(self, sequence: Sequence) -> None:
-        """Write what was loaded into a sequence's new row; a torn block shortens the hit."""
-        restore, sequence.restore = sequence.restore, None
-        if restore is None or sequence.row is None:
-            return
-        self.lookups += 1
-        self.queried_tokens += len(sequence.tokens)
-        blocks: list[tuple[Array, ...]] = []
-        found: dict[str, int] = {}
-        for name, future in restore.parts:
-            whole = self._loaded(name, future.result(), blocks, sequence.chain)
-            found[name] = found.get(name, 0) + whole
-            if not whole or len(blocks) < sum(found.values()):
-                break
-        if not self._fill_state(sequence, restore, len(blocks)):
-            return
-        if blocks:
-            self.transfer.restore(sequence.row, blocks)
-        sequence.row.length = (
-            restore.blocks * self.layout.block_size
-            if restore.state
-            else (len(blocks) * self.layout.block_size)
-        )
-        self._account(sequence, found, restore)
-
-    def _loaded(
-        self, name: str, loaded: Items[Block], into: list[tuple[Array, ...]], chain: Items[BlockKey]
-    ) -> int:
-        medium = next(tier.medium for tier in self.tiers if tier.name == name)
-        whole = 0
-        for block in loaded:
-            if block.key != chain[len(into)]:
-                self.failures += 1
-                log.error("a tier returned another block", tier=name)
-                break
-            try:
-                into.append(self._arrays(block, medium))
-            except ValueError:
-                self.failures += 1
-                log.exception("a tier returned a block of another size", tier=name)
-                break
-            whole += 1
-        return whole
-
-    def _arrays(self, block: Block, medium: str) -> tuple[Array, ...]:
-        if medium == "device":
-            return block.arrays
-        return self.transfer.from_bytes([a for a in block.arrays if isinstance(a, bytes)])
-
-    def _fill_state(self, sequence: Sequence, restore: Restore, blocks: int) -> bool:
-        """Restore the recurrent state; without it nothing else may be restored."""
-        if not self.layout.state:
-            return True
-        state = None if restore.state is None else restore.state.result()
-        complete = blocks == restore.blocks or not self.layout.groups
-        if state is None or not complete or sequence.row is None:
-            return False
-        specs = zip(state, self.layout.state, strict=True)
-        arrays = [a if isinstance(a, mx.array) else bytes_array(a, *spec) for a, spec in specs]
-        assert isinstance(self.store, BucketStore)
-        put_state(self.store, sequence.row, arrays)
-        return True
-
-    def _account(self, sequence: Sequence, found: Mapping[str, int], restore: Restore) -> None:
-        if restore.state is not None and not found:
-            found = {restore.holder: restore.blocks}
-        for name, blocks in found.items():
-            tokens = blocks * self.layout.block_size
-            self.hit_tokens[name] = self.hit_tokens.get(name, 0) + tokens
-            if sequence.preempted == 0 and tokens:
-                sequence.cached[name] = sequence.cached.get(name, 0) + tokens
-        self.hits += any(found.values())
-        sequence.kept = max(sequence.kept, sequence.held // self.layout.block_size)
 
     # -- keep ------------------------------------------------------------------------------------
 
@@ -351,11 +238,11 @@ class BlockCache:
     def stats(self) -> dict[str, dict[str, float]]:
         """Return each tier's figures, and the cache's own under ``all``."""
         mine: dict[str, float] = {
-            "lookups": self.lookups,
-            "hits": self.hits,
-            "queried_tokens": self.queried_tokens,
+            "lookups": self.restorer.lookups,
+            "hits": self.restorer.hits,
+            "queried_tokens": self.restorer.queried_tokens,
             "hit_tokens": sum(self.hit_tokens.values()),
-            "failures": self.failures,
+            "failures": self.restorer.failures,
         }
         found: dict[str, dict[str, float]] = {"all": mine}
         for name, stats in [(t.name, t.stats()) for t in self.tiers]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pluggy import PluginManager
 
+from mlxserve.engine.agreement import ALONE, Agreement
 from mlxserve.engine.cache import BlockCache
 from mlxserve.hooks import gather
 from mlxserve.kv.plan import KvPlan
@@ -17,7 +18,12 @@ LAYOUT_VERSION = 1
 
 
 def make_cache(
-    plugins: PluginManager, plan: KvPlan, identity: str, block_size: int, budget: int
+    plugins: PluginManager,
+    plan: KvPlan,
+    identity: str,
+    block_size: int,
+    budget: int,
+    agreement: Agreement = ALONE,
 ) -> BlockCache:
     """Return the cache of a run; without rows in buckets, or without tiers, it keeps nothing."""
     store = plan.store
@@ -26,11 +32,13 @@ def make_cache(
         return BlockCache(store, Transfer((), (), block_size), empty)
     transfer = Transfer.of(store, block_size)
     layout = CacheLayout(
-        namespace=_namespace(identity, plan.codecs, block_size, transfer),
+        namespace=_namespace(identity, plan.codecs, block_size, transfer, agreement),
         block_size=block_size,
         groups=transfer.groups,
         state=tuple((tuple(shape), NAMES[dtype]) for shape, dtype in plan.state),
         budget=budget,
+        rank=0 if agreement.alone else agreement.group.rank(),
+        size=1 if agreement.alone else agreement.group.size(),
     )
     tiers = gather(plugins, caching.make_cache_tier)(layout=layout) if transfer.groups else []
     states = gather(plugins, caching.make_state_store)(layout=layout) if layout.state else []
@@ -40,9 +48,17 @@ def make_cache(
         layout,
         tuple(t for t in tiers if t is not None),
         tuple(s for s in states if s is not None),
+        agreement,
     )
 
 
-def _namespace(identity: str, codecs: Sequence[str], block_size: int, transfer: Transfer) -> bytes:
-    facts = (LAYOUT_VERSION, identity, tuple(codecs), block_size, transfer.groups)
+def _namespace(
+    identity: str,
+    codecs: Sequence[str],
+    block_size: int,
+    transfer: Transfer,
+    agreement: Agreement,
+) -> bytes:
+    part = () if agreement.alone else (agreement.group.rank(), agreement.group.size())
+    facts = (LAYOUT_VERSION, identity, tuple(codecs), block_size, transfer.groups, *part)
     return hashlib.blake2b(repr(facts).encode(), digest_size=32).digest()

@@ -11,11 +11,13 @@ from attrs import define, evolve, field, frozen
 from mlxserve.engine.inbox import Cancel, Inbox, Submit
 from mlxserve_hookspecs import (
     EngineStatus,
+    Finish,
     GenerationEvent,
     GenerationRequest,
     ModelCard,
     RequestError,
     TextCodec,
+    Usage,
 )
 
 NOT_READY = RequestError(
@@ -95,6 +97,26 @@ class Client:
         if self._loop is None or self._loop.is_closed():
             return
         self._loop.call_soon_threadsafe(self._dispatch, events)
+
+    def abort(self, error: RequestError) -> None:
+        """End every stream with ``error`` and let no request in; any thread.
+
+        For an engine that cannot do so itself any more.
+        """
+        self.closed = error
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._abort, error)
+
+    def _abort(self, error: RequestError) -> None:
+        nothing = Usage(prompt_tokens=0, completion_tokens=0)
+        end = Finish(reason="error", usage=nothing, error=error)
+        for request_id, stream in self._streams.items():
+            stream.put(
+                [
+                    GenerationEvent(request_id=request_id, choice=choice, finish=end)
+                    for choice in range(stream.unfinished)
+                ]
+            )
 
     def _dispatch(self, events: Sequence[GenerationEvent]) -> None:
         mine: dict[str, list[GenerationEvent]] = defaultdict(list)

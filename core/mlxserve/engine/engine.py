@@ -9,6 +9,7 @@ import structlog
 from attrs import define, evolve, field
 from pluggy import PluginManager
 
+from mlxserve.engine.agreement import ALONE, Agreement
 from mlxserve.engine.decoder import Decoder, Launched, Read
 from mlxserve.engine.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
 from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
@@ -67,6 +68,7 @@ class Engine:
     prefiller: Prefiller
     decoder: Decoder
     speculator: Speculator
+    agreement: Agreement = ALONE
     counters: dict[str, float] = field(factory=dict)
     steps: int = 0
     draining: float | None = None
@@ -252,6 +254,7 @@ class Engine:
             self._fail_batch(error)
             return
         now = max(now, time.monotonic())
+        self.agreement.check([token for one in read for token in one.tokens])
         for one in read:
             one.sequence.launched -= 1
             if one.sequence.alive:

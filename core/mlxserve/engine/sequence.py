@@ -24,17 +24,26 @@ from mlxserve_hookspecs import (
 
 
 @frozen
+class Part:
+    """Blocks that one tier loads."""
+
+    tier: str
+    count: int
+    blocks: "Future[Items[Block]]"
+
+
+@frozen
 class Restore:
     """Blocks that tiers hold for a sequence, being loaded.
 
     Attributes:
-        parts: (tier's name, blocks to come) in order, without gaps.
+        parts: Blocks to come, in order, without gaps.
         state: The recurrent state after the last of them, for a model that has any.
         blocks: How many.
         holder: Who had the state.
     """
 
-    parts: tuple[tuple[str, "Future[Items[Block]]"], ...]
+    parts: tuple[Part, ...]
     state: "Future[tuple[Array | bytes, ...] | None] | None"
     blocks: int
     holder: str = ""
@@ -42,7 +51,8 @@ class Restore:
     @property
     def done(self) -> bool:
         """Whether everything is loaded."""
-        return all(f.done() for _, f in self.parts) and (self.state is None or self.state.done())
+        state_done = self.state is None or self.state.done()
+        return state_done and all(part.blocks.done() for part in self.parts)
 
 
 @frozen

@@ -1,6 +1,7 @@
 """The engine's thread: started, fed, watched and stopped from outside."""
 
 import asyncio
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from attrs import define, evolve, field
 from mlxserve.engine.client import Client
 from mlxserve.engine.inbox import ClearCache, Drain, Inbox
 from mlxserve.hooks import tell
+from mlxserve.ranks.inboxes import LeaderInbox
+from mlxserve.ranks.link import Links
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import EngineClient, EngineStatus, Progress, RequestError, lifecycle
 
@@ -24,6 +27,9 @@ SHUTTING_DOWN = RequestError(
 LOADING = EngineStatus(ready=False)
 FLUSH_TIMEOUT = 10.0
 """Seconds for cache tiers to write out what they have pending at the end."""
+
+FATAL_GRACE = 3.0
+"""Seconds in which clients and probes are told that a rank is gone, before the process ends."""
 
 STOPPED = RequestError(status=503, message="the engine has stopped", code="engine_stopped")
 
@@ -39,15 +45,18 @@ class EngineService:
     Attributes:
         resolved: The run's settings.
         progress: Told how loading goes.
+        links: To the other ranks, if this is rank 0 of several.
         loaded: Set when the model is loaded and warm, or loading failed.
         failure: Why it failed, or what ended the loop later.
     """
 
     resolved: Resolved
     progress: Progress = _silent
+    links: Links | None = None
     loaded: threading.Event = field(factory=threading.Event)
     failure: BaseException | None = None
-    _inbox: Inbox = field(factory=Inbox)
+    _inbox: Inbox = field(init=False)
+    _fatal: str | None = None
     _client: Client = field(init=False)
     _thread: threading.Thread = field(init=False)
     _status: EngineStatus = LOADING
@@ -55,6 +64,7 @@ class EngineService:
 
     def __attrs_post_init__(self) -> None:
         options = self.resolved.engine
+        self._inbox = Inbox() if self.links is None else LeaderInbox(links=self.links.links)
         self._client = Client(
             inbox=self._inbox,
             max_waiting=options.max_queue_size,
@@ -70,6 +80,9 @@ class EngineService:
 
     def start(self) -> None:
         """Start the thread: it loads the model, warms up and serves."""
+        if self.links is not None:
+            self.links.fatal = self._ranks_failed
+            self.links.watch()
         self._thread.start()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,7 +92,19 @@ class EngineService:
     def status(self) -> EngineStatus:
         """Return the engine as it was after its last iteration; any thread."""
         age = self._inbox.age if self._client.loaded else 0.0
-        return evolve(self._status, last_step_age=age)
+        status = evolve(self._status, last_step_age=age)
+        if self._fatal is None:
+            return status
+        counters = {**status.counters, "dist_fatal": 1.0}
+        return evolve(status, ready=False, error=self._fatal, counters=counters)
+
+    def _ranks_failed(self, reason: str) -> None:
+        """End everything: this engine may hang in a collective, and nobody can help it out."""
+        log.error("the ranks cannot go on", reason=reason)
+        self._fatal = reason
+        self._client.abort(RequestError(status=503, message=reason, code="dist_fatal"))
+        time.sleep(FATAL_GRACE)
+        os._exit(1)
 
     def drain(self, timeout: float) -> bool:
         """Stop admission and wait for what is in flight; return whether all of it finished.
@@ -132,6 +157,9 @@ class EngineService:
                 engine.step()
                 self._status = engine.status()
                 self._cache_stats = engine.scheduler.cache.stats()
+            if isinstance(self._inbox, LeaderInbox) and self.links is not None:
+                self.links.close()
+                self._inbox.say_goodbye()
             engine.abandon(SHUTTING_DOWN)
             engine.scheduler.cache.close(FLUSH_TIMEOUT)
         except BaseException as error:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import structlog
 from attrs import define, frozen
 
+from mlxserve.engine.agreement import ALONE, Agreement
 from mlxserve.engine.decoder import EMPTY, Read
 from mlxserve.engine.sequence import Sequence
 from mlxserve.kv.bucket import Row
@@ -98,6 +99,7 @@ class Speculator:
     proposers: Items[Proposer] = ()
     planner: DraftPlanner | None = None
     rule: AcceptanceRule | None = None
+    agreement: Agreement = ALONE
     errors: int = 0
 
     def plan(self, decoding: Items[Sequence]) -> Mapping[int, int]:
@@ -113,10 +115,13 @@ class Speculator:
         ]
         try:
             planned = self.planner.plan(rooms)
-            return {uid: k for uid, k in planned.items() if k > 0 and uid in wanted}
+            lengths = [planned.get(s.uid, 0) if s.uid in wanted else 0 for s in decoding]
         except Exception:
             self._failed("the planner failed")
-            return {}
+            lengths = [0] * len(decoding)
+        # Each rank measures for itself; they draft what all of them find worth while.
+        agreed = self.agreement.least(lengths)
+        return {s.uid: k for s, k in zip(decoding, agreed, strict=True) if k > 0}
 
     def propose(self, decoding: Items[Sequence], planned: Mapping[int, int]) -> dict[int, Draft]:
         """Return the drafts, checked: a bad one is dropped and counted."""

@@ -1,6 +1,7 @@
 """From a reference to weights in memory: resolve, load through mlx-lm, cast."""
 
 import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from mlxserve.hooks import ask
 from mlxserve.kv.model import CausalModel
 from mlxserve.options import ModelOptions
 from mlxserve.text.tokenizer import Tokenizer
-from mlxserve_hookspecs import ModelError, ModelSource, Progress, models
+from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, models
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+SPLIT = ("num_attention_heads", "num_key_value_heads")
+"""What tensor parallelism splits: whole heads go to a rank."""
+
 FORMS = "a hub id (org/name), an existing folder, or a form that an active plugin knows"
 
 
@@ -53,8 +57,10 @@ class LoadedModel:
         return self.source.identity
 
 
-def load(plugins: PluginManager, options: ModelOptions, progress: Progress) -> LoadedModel:
-    """Resolve, load and cast the model; takes seconds to minutes.
+def load(
+    plugins: PluginManager, options: ModelOptions, progress: Progress, group: Group = None
+) -> LoadedModel:
+    """Resolve, load, split over ``group`` and cast the model; takes seconds to minutes.
 
     Raises:
         ModelError: The reference leads nowhere, or what it leads to cannot be loaded.
@@ -62,7 +68,12 @@ def load(plugins: PluginManager, options: ModelOptions, progress: Progress) -> L
     source = ask(plugins, models.resolve_model)(reference=options.model, progress=progress)
     if source is None:
         raise ModelError(f"--model {options.model!r} is not {FORMS}")
+    size = 1 if group is None else group.size()
+    if size > 1:
+        check_shardable(source.folder, options, size)
     model, wrapper, config = _load(source, options)
+    if size > 1:
+        _shard(model, group)
     _cast(model, options.dtype)
     mx.eval(model.parameters())
     identity = source.identity
@@ -94,6 +105,34 @@ def _load(source: ModelSource, options: ModelOptions) -> tuple[Any, Any, dict[st
         raise ModelError(f"{source.folder} cannot be loaded: {_line(error)}") from error
     model, wrapper, config = loaded
     return model, wrapper, config
+
+
+def check_shardable(folder: Path, options: ModelOptions, size: int) -> None:
+    """Refuse, before any weight is read, what cannot be split over ``size`` ranks.
+
+    Raises:
+        ModelError: Heads that ``size`` does not divide, or an adapter.
+    """
+    if options.adapter_path:
+        raise ModelError("LoRA adapters are not supported in distributed mode; drop --adapter-path")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    config |= config.get("text_config") or {}
+    for name in SPLIT:
+        count = config.get(name)
+        if isinstance(count, int) and count % size:
+            raise ModelError(
+                f"the model has {name} = {count}, which {size} ranks cannot share evenly; "
+                f"choose a number of ranks that divides it"
+            )
+
+
+def _shard(model: Any, group: Any) -> None:
+    if not hasattr(model, "shard"):
+        raise ModelError("models of this architecture cannot be split over ranks")
+    model.shard(group)
 
 
 def _line(error: Exception) -> str:

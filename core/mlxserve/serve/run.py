@@ -7,13 +7,18 @@ import sys
 from collections.abc import Callable
 
 from mlxserve.hooks import ask, tell
+from mlxserve.ranks.frames import LinkBrokenError
+from mlxserve.ranks.link import Links, lead
 from mlxserve.resolved import Resolved
 from mlxserve.serve.address import listen
 from mlxserve.serve.lifecycle import Lifecycle
 from mlxserve.serve.logging import RequestLog, configure_logging
 from mlxserve.serve.progress import make_progress
 from mlxserve.serve.service import Service
-from mlxserve_hookspecs import distribution, lifecycle
+from mlxserve_hookspecs import MlxserveError, Rank, RankPlan, distribution, lifecycle
+
+STARTING = 120.0
+"""Seconds for the ranks of a run to find each other."""
 
 
 def run(resolved: Resolved) -> int:
@@ -24,17 +29,49 @@ def run(resolved: Resolved) -> int:
     Raises:
         MlxserveError: A user's mistake: a port in use, a model that is not there.
     """
-    status = ask(resolved.plugins, distribution.launch_ranks)(argv=resolved.argv)
+    asked = resolved.distributed
+    plan = RankPlan(
+        local_ranks=asked.num_local_ranks,
+        sharding=asked.distributed_sharding,
+        strict=asked.distributed_strict,
+    )
+    status = ask(resolved.plugins, distribution.launch_ranks)(argv=resolved.argv, plan=plan)
     if status is not None:
         return status
+    rank = ask(resolved.plugins, distribution.this_rank)()
     configure_logging(resolved.logging, sys.stderr)
+    if rank is not None and rank.rank > 0:
+        return follow_rank(resolved, rank)
     with listen(resolved.server.host, resolved.server.port) as listener:
         tell(resolved.plugins, lifecycle.preparing)()
         from mlxserve.engine.service import EngineService  # noqa: PLC0415 - after preparing
 
         progress = make_progress(sys.stderr)
-        service = EngineService(resolved, progress)
+        service = EngineService(resolved, progress, links_of(resolved, rank))
         return serve(resolved, service, listener, on_loaded=progress.close)
+
+
+def links_of(resolved: Resolved, rank: Rank | None) -> Links | None:
+    """Wait for the other ranks, if there are any.
+
+    Raises:
+        MlxserveError: They did not come.
+    """
+    if rank is None:
+        return None
+    try:
+        links = lead(rank, STARTING)
+    except LinkBrokenError as error:
+        raise MlxserveError(f"rank 0 stays alone: {error}") from error
+    return Links(links, resolved.distributed.distributed_timeout_s, lambda _reason: None)
+
+
+def follow_rank(resolved: Resolved, rank: Rank) -> int:
+    """Run this rank's share of the model for rank 0, which serves; return the exit status."""
+    tell(resolved.plugins, lifecycle.preparing)()
+    from mlxserve.engine.following import follow_leader  # noqa: PLC0415 - after preparing
+
+    return follow_leader(resolved, rank, STARTING)
 
 
 def serve(

@@ -1,0 +1,52 @@
+"""A rank other than 0: the same engine, fed by rank 0's turns, told to nobody."""
+
+import os
+import signal
+
+import structlog
+
+from mlxserve.engine.build import build
+from mlxserve.ranks.frames import LinkBrokenError
+from mlxserve.ranks.inboxes import FollowerInbox
+from mlxserve.ranks.link import Links, follow
+from mlxserve.resolved import Resolved
+from mlxserve_hookspecs import MlxserveError, Rank
+
+log = structlog.get_logger("mlxserve.ranks")
+FLUSH_TIMEOUT = 10.0
+
+
+def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
+    """Join, load, and take rank 0's turns until it says that it was the last.
+
+    Args:
+        resolved: The run's settings, the same on every rank.
+        rank: Which one this is.
+        patience: Seconds to find rank 0.
+
+    Returns:
+        The exit status: 0 after rank 0's goodbye.
+    """
+    # Signals of a terminal reach every rank; rank 0 drains and says goodbye.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        link = follow(rank, patience)
+    except LinkBrokenError as error:
+        raise MlxserveError(f"rank {rank.rank} finds no rank 0: {error}") from error
+    links = Links([link], resolved.distributed.distributed_timeout_s, _leave)
+    links.watch()
+    inbox = FollowerInbox(link=link)
+    built = build(resolved, lambda _what, _done, _total: None, inbox, lambda _events: None)
+    log.info("following", rank=rank.rank, of=rank.size)
+    while not inbox.closed:
+        built.engine.step()
+    links.close()
+    built.engine.scheduler.cache.close(FLUSH_TIMEOUT)
+    return 0
+
+
+def _leave(reason: str) -> None:
+    """End this process at once: its engine may wait in a collective for a rank that is gone."""
+    log.error("the ranks cannot go on", reason=reason)
+    os._exit(1)

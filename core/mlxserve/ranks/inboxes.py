@@ -1,0 +1,53 @@
+"""Inboxes of several ranks: rank 0 sends each turn on before it acts on it."""
+
+import queue
+from collections.abc import Sequence
+
+from attrs import define, field
+
+from mlxserve.engine.inbox import Inbox, Turn
+from mlxserve.ranks.frames import decode, encode
+from mlxserve.ranks.link import Link
+
+
+@define(eq=False)
+class LeaderInbox(Inbox):
+    """Rank 0's: what it takes, every rank takes.
+
+    An idle engine that has no message sends nothing: the others sleep.
+    """
+
+    links: Sequence[Link] = ()
+
+    def take(self, wait: float) -> Turn:
+        """Return the messages, having sent them on."""
+        turn = super().take(wait)
+        if turn.messages or wait == 0.0:
+            frame = encode(turn)
+            for link in self.links:
+                link.send(frame)
+        return turn
+
+    def say_goodbye(self) -> None:
+        """Tell the others that this was all."""
+        frame = encode(Turn(0.0), stop=True)
+        for link in self.links:
+            link.send(frame)
+
+
+@define(eq=False)
+class FollowerInbox(Inbox):
+    """Another rank's: takes what rank 0 sends, turn by turn."""
+
+    link: Link = field(kw_only=True)
+
+    def take(self, wait: float) -> Turn:
+        """Return rank 0's next turn; an idle engine waits up to ``wait`` seconds for one."""
+        try:
+            body = self.link.frames.get(timeout=wait or None)
+        except queue.Empty:
+            return Turn(0.0)
+        turn, stop = decode(body)
+        if stop:
+            self.close()
+        return turn
