@@ -32,6 +32,11 @@ LAST_WORDS: Final = 5
 """Seconds that connections get to send what is left after the drain."""
 
 
+IDLE: Final = 75
+"""Seconds that an idle connection stays open: longer than clients and proxies keep theirs, so that
+it is they who close it and no request meets a closing connection. httpx keeps 5, as uvicorn did."""
+
+
 class Server(uvicorn.Server):
     """A uvicorn server that leaves signals to ``Lifecycle``."""
 
@@ -140,6 +145,7 @@ def _server(app: Litestar) -> Server:
             ws="none",
             lifespan="on",
             server_header=False,
+            timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=LAST_WORDS,
         )
     )
