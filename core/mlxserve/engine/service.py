@@ -164,6 +164,8 @@ class EngineService:
             engine.scheduler.cache.close(FLUSH_TIMEOUT)
         except BaseException as error:
             log.exception("the engine stopped")
+            if self.links is not None:
+                self._ranks_failed(f"{type(error).__name__}: {error}")
             self.failure = error
             self._client.closed = STOPPED
             self._status = EngineStatus(ready=False, error="the engine stopped")
