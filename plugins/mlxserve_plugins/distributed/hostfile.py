@@ -1,7 +1,7 @@
 """Read a hostfile: where the ranks of a run are.
 
-Two formats are in use, and both are accepted. ``mlx.launch`` wants ``{"hosts": [...]}``, or just the
-list, with ``{"ssh": NAME, "ips": [IP, ...], "rdma": [null, DEVICE, ...]}`` for each host. MLX's
+Two formats are in use, and both are accepted. ``mlx.launch`` wants ``{"hosts": [...]}``, or just
+the list, with ``{"ssh": NAME, "ips": [IP, ...], "rdma": [null, DEVICE, ...]}`` for each host. MLX's
 ring itself reads ``[["IP:PORT", ...], ...]``, a list of addresses for each rank.
 """
 

@@ -20,7 +20,7 @@ from mlxserve_plugins.distributed.hostfile import (
     parse_hostfile,
     read_json,
 )
-from mlxserve_plugins.distributed.local import UnavailableError, count_of_ranks
+from mlxserve_plugins.distributed.local import UnavailableError, count_of_ranks, server_command
 from mlxserve_plugins.distributed.member import Member
 from mlxserve_plugins.distributed.probe import Abilities, abilities
 from mlxserve_plugins.distributed.remote import Launch, run_there
@@ -92,7 +92,8 @@ def not_available() -> str:
     """Return why there is no RDMA here."""
     return (
         "--distributed-mode jaccl: MLX finds no RDMA on this machine; it needs macOS 26.2 or "
-        "newer, Thunderbolt 5 and 'rdma_ctl enable' in recovery mode; --distributed-mode ring needs none"
+        "newer, Thunderbolt 5 and 'rdma_ctl enable' in recovery mode; or use "
+        "--distributed-mode ring"
     )
 
 
@@ -110,7 +111,7 @@ def jaccl_launch(options: JacclOptions, argv: Sequence[str], plan: RankPlan) -> 
     hosts = rdma_hosts(read_json(options.ibv_devices, DEVICES_FLAG), options.ibv_devices)
     count_of_ranks(plan.local_ranks, len(hosts.hosts), hosts.where)
     port = coordinator_port(options.coordinator, hosts)
-    return Launch(backend="jaccl", hosts=hosts, port=port, argv=tuple(argv))
+    return Launch(backend="jaccl", hosts=hosts, port=port, command=server_command(argv))
 
 
 def rdma_hosts(content: Any, path: Path) -> Hostfile:

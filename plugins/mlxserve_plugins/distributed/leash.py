@@ -8,20 +8,26 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Final
 
+INTERRUPT: Final = b"\x03"
+"""What a terminal makes of Ctrl-C: the launcher's only word, where no signal of its reaches."""
+
 ORPHANED: Final = 128 + signal.SIGHUP
 """Exit status of a rank whose launcher is gone."""
 
 PR_SET_PDEATHSIG: Final = 1
+STDIN: Final = 0
 
 
 def hold(fd: int, leave: Callable[[int], None] = os._exit) -> Thread:
     """Leave the process as soon as ``fd``, the read end of the launcher's pipe, has ended.
 
-    Nobody writes to that pipe, and only the launcher has its other end: it ends with the
-    launcher, also where that was killed. The thread that waits for it does not keep the process.
+    Only the launcher has the other end: it ends with the launcher, also where that was killed.
+    Through ``mlx.launch`` it is stdin, and its thread there is no parent to die with. The thread
+    that waits does not keep the process.
     """
     os.set_inheritable(fd, False)
-    die_with_parent()
+    if fd != STDIN:
+        die_with_parent()
     thread = Thread(target=_wait, args=(fd, leave), name="leash", daemon=True)
     thread.start()
     return thread
@@ -34,6 +40,14 @@ def die_with_parent() -> None:
 
 
 def _wait(fd: int, leave: Callable[[int], None]) -> None:
-    while os.read(fd, 1):
-        pass
+    while word := _read(fd):
+        if word == INTERRUPT:
+            os.kill(os.getpid(), signal.SIGINT)
     leave(ORPHANED)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1)
+    except OSError:  # a terminal that was hung up
+        return b""

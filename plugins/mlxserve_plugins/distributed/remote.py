@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -13,17 +12,22 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from mlxserve_hookspecs import SettingError
-from mlxserve_plugins.distributed.environment import common
+from mlxserve_plugins.distributed.environment import LEASH, common
 from mlxserve_plugins.distributed.hostfile import Host, Hostfile
-from mlxserve_plugins.distributed.local import server_command
+from mlxserve_plugins.distributed.leash import INTERRUPT, STDIN
 from mlxserve_plugins.distributed.supervisor import Command, supervise
 
 LAUNCHER: Final = "mlx.launch"
 CONTROL_OFFSET: Final = 1000
 """How far the control link's port is from the first port of the ranks."""
 
-PASSED_ON: Final = re.compile(r"(MLX_(?!RANK$|HOSTFILE$|IBV_DEVICES$|JACCL_)|MLXSERVE_|HF_)\w+")
-"""Variables that ranks elsewhere get too: settings, which flags would carry anyway."""
+PASSED_ON: Final = re.compile(
+    r"(MLX_(?!RANK$|HOSTFILE$|IBV_DEVICES$|JACCL_)|MLXSERVE_|HF_(?!TOKEN))\w+"
+)
+"""Variables that ranks elsewhere get too: settings, so that all ranks have the same."""
+
+KEYS: Final = re.compile(r"(MLXSERVE|MLX_LM_SERVER)_\w*KEY")
+SHIM: Final = "mlxserve_plugins.distributed.shim"
 
 
 @frozen(kw_only=True)
@@ -34,13 +38,13 @@ class Launch:
         backend: In the words of ``mlx.launch``.
         hosts: One machine per rank.
         port: The first port that ranks meet at.
-        argv: The server's arguments.
+        command: What every rank runs.
     """
 
     backend: str
     hosts: Hostfile
     port: int
-    argv: tuple[str, ...] = field(repr=False)
+    command: tuple[str, ...] = field(repr=False)
 
     @property
     def control(self) -> tuple[str, int]:
@@ -62,7 +66,7 @@ def run_there(launch: Launch) -> int:
         path.touch(mode=0o600)
         path.write_text(json.dumps(hostfile_of(launch)), "utf-8")
         line = launch_line(find_launcher(), launch, path)
-        return supervise([Command(line, os.environ)])
+        return supervise([Command(line, os.environ, stop=INTERRUPT)])
 
 
 def check_hosts(hosts: Hostfile) -> None:
@@ -94,21 +98,29 @@ def find_launcher() -> str:
 
 
 def hostfile_of(launch: Launch) -> dict[str, Any]:
-    """Return the hostfile for ``mlx.launch``; ours, so that no command line has the secret."""
+    """Return the hostfile for ``mlx.launch``, with the variables that every rank gets.
+
+    Raises:
+        SettingError: One of them is a key: it would stand in command lines of ``ssh``.
+    """
+    if keys := sorted(filter(KEYS.fullmatch, os.environ)):
+        raise SettingError(f"${keys[0]} would be seen on other hosts; use --api-key-file there")
     settings = [f"{k}={v}" for k, v in os.environ.items() if PASSED_ON.fullmatch(k)]
-    shared = common(len(launch.hosts.hosts), launch.control)
+    ours = {**common(len(launch.hosts.hosts), launch.control), LEASH: str(STDIN)}
+    shared = [f"{name}={value}" for name, value in ours.items()]
     return {
         "backend": launch.backend,
-        "envs": [*settings, *launch.hosts.envs, *(f"{k}={v}" for k, v in shared.items())],
+        "envs": [*settings, *launch.hosts.envs, *shared],
         "hosts": [_entry(host) for host in launch.hosts.hosts],
     }
 
 
 def launch_line(launcher: str, launch: Launch, hostfile: Path) -> tuple[str, ...]:
-    """Return the command line that starts all ranks."""
-    how: Sequence[str] = ("--backend", launch.backend, "--hostfile", str(hostfile))
+    """Return the command line that starts all ranks, and ends with this process."""
+    how = ("--backend", launch.backend, "--hostfile", str(hostfile))
     ports = ("--starting-port", str(launch.port))
-    return (launcher, *how, *ports, "--", *server_command(launch.argv))
+    shim = (sys.executable, "-m", SHIM)
+    return (*shim, launcher, *how, *ports, "--", *launch.command)
 
 
 def _entry(host: Host) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mlxserve_plugins.distributed.local import (
     count_of_ranks,
     free_ports,
     run_here,
+    server_command,
 )
 from mlxserve_plugins.distributed.member import Member
 from mlxserve_plugins.distributed.remote import Launch, run_there
@@ -82,7 +83,8 @@ class Ring:
         size = ring_size(plan.local_ranks, hosts)
         if hosts is None or hosts.is_here:
             return self.here(argv, size)
-        return self.there(Launch(backend="ring", hosts=hosts, port=PORT, argv=tuple(argv)))
+        command = server_command(argv)
+        return self.there(Launch(backend="ring", hosts=hosts, port=PORT, command=command))
 
 
 def ring_size(asked: int | None, hosts: Hostfile | None) -> int:

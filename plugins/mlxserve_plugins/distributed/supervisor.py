@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -24,10 +24,18 @@ STDERR: Final = 2
 
 @frozen
 class Command:
-    """How one rank is started."""
+    """How one rank is started, or one launcher of others.
+
+    Attributes:
+        argv: The command line.
+        env: All of its environment, but for the leash.
+        stop: What its stdin is told instead of a first signal. A command that is told so is
+            ``mlx.launch``, which ends with 0 whatever its ranks did.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
+    stop: bytes = b""
 
 
 def supervise(
@@ -53,6 +61,7 @@ class Supervisor:
     grace: float
     patience: float
     _ranks: list[Process] = field(factory=list, init=False)
+    _stop: bytes = field(default=b"", init=False)
     _complete: bool = field(default=False, init=False)
     _status: int = field(default=0, init=False)
     _signal: signal.Signals | None = field(default=None, init=False)
@@ -60,6 +69,7 @@ class Supervisor:
     async def run(self, commands: Sequence[Command]) -> int:
         """Start all, wait for all; none is left when this returns or raises."""
         self._listen()
+        self._stop = commands[0].stop
         held, end = os.pipe()
         try:
             for command in commands:
@@ -88,10 +98,11 @@ class Supervisor:
         rank 0 has the launcher's stdin and stdout.
         """
         first = not self._ranks
+        stdin = PIPE if command.stop else None if first else DEVNULL
         return await asyncio.create_subprocess_exec(
             *command.argv,
             env={**command.env, LEASH: str(leash)},
-            stdin=None if first else DEVNULL,
+            stdin=stdin,
             stdout=None if first else STDERR,
             pass_fds=(leash,),
             process_group=0,
@@ -100,6 +111,8 @@ class Supervisor:
     async def _follow(self, rank: Process) -> None:
         code = await rank.wait()
         status = code if code >= 0 else 128 - code
+        if self._stop and self._signal is None:
+            status = status or 1  # a server that nobody stopped did not end well
         if status and not self._status:
             self._status = status
         if status:
@@ -119,6 +132,9 @@ class Supervisor:
     def _stop_first(self, number: signal.Signals) -> None:
         if self._ranks[0].returncode is not None:
             self._end()
+        if self._stop and (stdin := self._ranks[0].stdin):
+            stdin.write(self._stop)
+            return
         # A server knows no SIGHUP, and a closed terminal is no reason to cut requests off.
         _send(self._ranks[0], signal.SIGTERM if number is signal.SIGHUP else number)
 
