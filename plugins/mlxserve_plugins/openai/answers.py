@@ -8,9 +8,10 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 
 class PromptDetails(Struct):
-    """Where the prompt's KV came from."""
+    """Where the prompt's KV came from; by tier, if any of it was cached."""
 
     cached_tokens: int
+    cached_tokens_by_tier: dict[str, int] | UnsetType = UNSET
 
 
 class CompletionDetails(Struct):

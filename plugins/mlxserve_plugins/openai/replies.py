@@ -1,5 +1,6 @@
 """What both endpoints' replies have in common: choices, their end, and what they cost."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -45,7 +46,7 @@ class Reply(Protocol):
 class Tally:
     """Counts what a job cost. The choices of one prompt share its tokens."""
 
-    prompts: dict[int, tuple[int, int]] = field(factory=dict)
+    prompts: dict[int, Usage] = field(factory=dict)
     completion: int = 0
     reasoning: int = 0
     accepted: int = 0
@@ -53,20 +54,26 @@ class Tally:
 
     def add(self, source: int, usage: Usage) -> None:
         """Count one choice of the request number ``source``."""
-        _, cached = self.prompts.get(source, (0, 0))
-        self.prompts[source] = (usage.prompt_tokens, max(cached, usage.cached_tokens))
+        known = self.prompts.get(source)
+        if known is None or usage.cached_tokens > known.cached_tokens:
+            self.prompts[source] = usage
         self.completion += usage.completion_tokens
         self.accepted += usage.accepted_draft_tokens
         self.rejected += usage.rejected_draft_tokens
 
     def info(self) -> UsageInfo:
         """Return it as OpenAI shapes it."""
-        prompt = sum(tokens for tokens, _ in self.prompts.values())
+        prompt = sum(usage.prompt_tokens for usage in self.prompts.values())
+        tiers: Counter[str] = Counter()
+        for usage in self.prompts.values():
+            tiers.update(usage.cached_by_tier)
         return UsageInfo(
             prompt_tokens=prompt,
             completion_tokens=self.completion,
             total_tokens=prompt + self.completion,
-            prompt_tokens_details=PromptDetails(sum(cached for _, cached in self.prompts.values())),
+            prompt_tokens_details=PromptDetails(
+                sum(usage.cached_tokens for usage in self.prompts.values()), dict(tiers) or UNSET
+            ),
             completion_tokens_details=CompletionDetails(
                 self.reasoning, self.accepted, self.rejected
             ),
