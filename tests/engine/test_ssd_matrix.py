@@ -116,9 +116,10 @@ def wait_for_index(it: Bench) -> None:
     import time
 
     deadline = time.monotonic() + 10
-    tiers = it.engine.scheduler.cache.tiers
+    cache = it.engine.scheduler.cache
+    stats = [t.stats for t in cache.tiers] + [s.stats for s in cache.states]
     while time.monotonic() < deadline:
-        if all(t.stats()["index_ready"] for t in tiers if t.name == "ssd"):
+        if all(stat().get("index_ready", 1.0) for stat in stats):
             return
         time.sleep(0.01)
     raise AssertionError("the index is not ready")

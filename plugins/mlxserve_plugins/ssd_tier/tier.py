@@ -149,7 +149,8 @@ class DiskStates:
 
     def stats(self) -> Mapping[str, float]:
         """Return how many checkpoints are here; the tier's figures count their bytes."""
-        return {"states": float(self.shelf.count(lambda name: name.endswith(STATE_MARK)))}
+        states = self.shelf.count(lambda name: name.endswith(STATE_MARK))
+        return {"states": float(states), "index_ready": self.shelf.stats()["index_ready"]}
 
     def close(self) -> None:
         """Write what waits, stop threads and let go of the folder."""

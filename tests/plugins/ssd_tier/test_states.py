@@ -30,7 +30,7 @@ def test_state_checkpoints_share_the_folder_and_survive(tmp_path: Path) -> None:
     assert (states.lookup(keys), states.lookup(keys[:2])) == (3, 0)
     assert states.fetch(keys[2]).result(10.0) == state
     assert fetch(tier, keys) == blocks(keys)
-    assert states.stats() == {"states": 1.0}
+    assert states.stats() == {"states": 1.0, "index_ready": 1.0}
     assert (tier.clear(), states.lookup(keys), states.clear()) == (5, 3, 1)
     assert states.fetch(keys[2]).result(10.0) is None
     states.close()
