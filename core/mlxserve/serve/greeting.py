@@ -23,6 +23,7 @@ def greeting(address: Address, card: ModelCard, paths: Collection[str], *, needs
         body["messages"] = [{"role": "user", "content": "What is the capital of France?"}]
     else:
         body["prompt"] = "The capital of France is"
+    body["temperature"] = 0  # a small model's first words should be its best
     key = '-H "Authorization: Bearer $API_KEY" ' if needs_key else ""
     data = shlex.quote(json.dumps(body, ensure_ascii=False))
     command = (
