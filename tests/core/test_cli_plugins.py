@@ -168,7 +168,7 @@ def test_plugins_that_chase_each_other_are_an_error(world: "World") -> None:
         options: EggOptions
 
     world.add("farm", {"hen": Hen, "egg": Egg})
-    world.add("farm-sets", {"default": ("hen",)}, group="mlxserve.sets")
+    world.add("barn-sets", {"default": ("hen",)}, group="mlxserve.sets")
     with pytest.raises(PluginError, match="without end"):
         names(world)
 
