@@ -67,7 +67,7 @@ class EngineOptions:
     """How much runs at once, and in which pieces.
 
     Attributes:
-        max_kv_size: Most tokens of KV that one sequence keeps; ``None`` is unlimited.
+        max_kv_size: Most tokens of KV altogether; ``None`` leaves it to ``num_blocks``.
         prefill_chunk_size: Prompt tokens per iteration when nobody decodes.
         prefill_chunk_size_shared: Prompt tokens per iteration beside decoding rows.
     """
@@ -75,12 +75,14 @@ class EngineOptions:
     block_size: int = option(16, "tokens per KV block", check=and_(ge(1), le(4096)))
     num_blocks: int = option(2048, "KV blocks for live rows and cache together", check=_count)
     max_kv_size: int | None = option(
-        None, "most tokens of KV that one sequence keeps", check=optional(_count)
+        None,
+        "most tokens of KV altogether, live and cached; also bounds --num-blocks",
+        check=optional(_count),
     )
     max_batch_size: int = option(8, "most sequences that decode at once", check=_count)
     prefill_batch_size: int = option(4, "most sequences that prefill at once", check=_count)
     completion_batch_size: int = option(
-        32, "most sequences of one request that the engine holds at once", check=_count
+        32, "most sequences that own KV at once, decoding or not", check=_count
     )
     max_queue_size: int = option(
         128, "most requests that wait; a further one is refused (429)", check=_count

@@ -1,5 +1,6 @@
 """Cached blocks as the loop uses them: look up, restore, keep, give way; tiers do the holding."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
@@ -257,10 +258,14 @@ class BlockCache:
         for key, state in [pair for store in near for pair in store.shrink(REMEMBERED)]:
             for far in [s for s in self.states if s.medium == "host"]:
                 far.store(key, tuple(array_bytes(a) for a in state if isinstance(a, mx.array)))
-        while self.held:
+        deadline = time.monotonic() + timeout
+        before = self.held + 1
+        # A tier that gives nothing back, or a disk that is too slow, must not hold the end up.
+        while 0 < self.held < before and time.monotonic() < deadline:
+            before = self.held
             self.give_back(SENT_AT_ONCE)
             for tier in self.tiers:
-                tier.flush(timeout)
+                tier.flush(max(deadline - time.monotonic(), 0.0))
 
     def close(self, timeout: float) -> bool:
         """Write out what tiers have pending and release them; return whether all was written."""

@@ -20,7 +20,6 @@ NAMES = {
     mx.uint8: "U8",
     mx.int32: "I32",
 }
-DTYPES = {name: dtype for dtype, name in NAMES.items()}
 RAW = {
     "F32": np.float32,
     "BF16": np.uint16,
