@@ -199,7 +199,7 @@ def test_table_of_endpoints_matches_the_routes_of_all_plugins() -> None:
 def test_metrics_in_the_readme_are_collected() -> None:
     sentence = README.split("- **Metrics.**", 1)[1].split("\n- ", 1)[0]
     named = set(re.findall(r"`([a-z_]+[a-z])`", sentence))
-    registry = Instruments(lambda: EngineStatus(ready=True)).registry
+    registry = Instruments(lambda: EngineStatus(ready=True), dict).registry
     assert named <= {metric.name for metric in registry.collect()}
     assert len(named) >= 8
 

@@ -5,6 +5,8 @@ name, so that an editor and a type checker see through the call to its signature
 raises is named with its distribution.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -24,12 +26,31 @@ class PluginCrashError(PluginError):
     """A plugin raised what it should not have: a bug, to be shown with its traceback."""
 
 
+class Failures:
+    """Counts what plugins raised and should not have, by plugin and hook. Safe on any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter[tuple[str, str]]()
+
+    def add(self, plugin: str, hook: str) -> None:
+        """Count one."""
+        with self._lock:
+            self._counts[plugin, hook] += 1
+
+    def counted(self) -> dict[tuple[str, str], int]:
+        """Return the counts so far, by plugin and hook."""
+        with self._lock:
+            return dict(self._counts)
+
+
 class Manager(PluginManager):
-    """A plugin manager that knows which distribution each plugin came with."""
+    """A plugin manager that knows which distribution each plugin came with, and who failed."""
 
     def __init__(self, distributions: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(PROJECT)
         self.distributions = dict(distributions)
+        self.failures = Failures()
 
 
 def ask(manager: PluginManager, spec: Callable[P, R]) -> Callable[P, R]:
@@ -48,7 +69,8 @@ def gather(manager: PluginManager, spec: Callable[P, R | None]) -> Callable[P, l
 def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
     """Return the caller of an event: every plugin hears it, whatever the others do.
 
-    A plugin that raises is logged; only a user's mistake (``MlxserveError``) passes through.
+    A plugin that raises is logged and counted; only a user's mistake (``MlxserveError``) passes
+    through.
     """
     caller = _caller(manager, spec)
 
@@ -60,6 +82,7 @@ def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
             except MlxserveError:
                 raise
             except Exception as error:
+                _count_failure(manager, caller.name, impl)
                 _log_failure(manager, caller.name, impl, error)
 
     return cast(Callable[P, None], announce)
@@ -69,6 +92,11 @@ def owner(manager: PluginManager, name: str) -> str:
     """Return ``plugin 'name' (distribution)``: a plugin as an error message names it."""
     distributions = manager.distributions if isinstance(manager, Manager) else {}
     return f"plugin {name!r} ({distributions.get(name, 'an unnamed distribution')})"
+
+
+def failures(manager: PluginManager) -> Mapping[tuple[str, str], int]:
+    """Return how often each plugin failed in each hook so far; any thread."""
+    return manager.failures.counted() if isinstance(manager, Manager) else {}
 
 
 def _guarded(manager: PluginManager, spec: Callable[..., object]) -> Callable[..., object]:
@@ -82,6 +110,8 @@ def _guarded(manager: PluginManager, spec: Callable[..., object]) -> Callable[..
         except Exception as error:
             culprit = _culprit(error.__traceback__)
             who = owner(manager, culprit.plugin_name) if culprit else "a plugin"
+            if culprit is not None:
+                _count_failure(manager, caller.name, culprit)
             raise PluginCrashError(f"{who} failed in {caller.name}: {_words(error)}") from error
 
     return call
@@ -102,6 +132,11 @@ def _culprit(trace: TracebackType | None) -> HookImpl | None:
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _count_failure(manager: PluginManager, hook: str, impl: HookImpl) -> None:
+    if isinstance(manager, Manager):
+        manager.failures.add(impl.plugin_name, hook)
 
 
 def _log_failure(manager: PluginManager, hook: str, impl: HookImpl, error: Exception) -> None:

@@ -93,8 +93,11 @@ class EngineStatus:
     Attributes:
         ready: The model is loaded and warm, and steps are being made.
         draining: Nothing new is admitted.
-        running: Requests that own a row.
-        waiting: Requests that are queued.
+        running: Sequences that own a row, one for each choice of a request: those in prefill, those
+            that wait for a place in the decode batch, and those in it. ``--max-batch-size`` bounds
+            the last kind only, ``--completion-batch-size`` them all; one whose last token is being
+            read counts for an iteration more.
+        waiting: Sequences that are queued.
         used_blocks: Blocks of KV in use by rows and pinned cache.
         cached_blocks: Blocks that only the cache holds, and that can be freed.
         total_blocks: The budget.

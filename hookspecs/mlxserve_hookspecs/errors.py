@@ -1,6 +1,17 @@
 """Errors with a meaning on both sides of a hook. Anything else is a bug and keeps its traceback."""
 
+from collections.abc import Mapping
+from math import ceil
+from types import MappingProxyType
+from typing import Final
+
 from attrs import frozen
+
+KINDS: Final = MappingProxyType(
+    {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+)
+SERVER_ERRORS: Final = 500
+UNAUTHORIZED: Final = 401
 
 
 class MlxserveError(Exception):
@@ -37,6 +48,23 @@ class RequestError(Exception):
     param: str | None = None
     code: str | None = None
     retry_after: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The class of error that an error body names as its ``type``."""
+        if self.status >= SERVER_ERRORS:
+            return "server_error"
+        return KINDS.get(self.status, "invalid_request_error")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the answer: when to retry, in whole seconds; how to authenticate."""
+        found = {}
+        if self.retry_after is not None:
+            found["Retry-After"] = str(max(ceil(self.retry_after), 1))
+        if self.status == UNAUTHORIZED:
+            found["WWW-Authenticate"] = "Bearer"
+        return found
 
     def __str__(self) -> str:
         return self.message

@@ -31,6 +31,8 @@ class Services:
         cache_stats: Each tier's figures, by tier.
         make_parser: Asks the plugins for the parser of one choice's text, as
             ``make_output_parser`` says; ``None``: all text is content.
+        hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
+            hook; any thread.
     """
 
     engine: EngineClient
@@ -42,6 +44,7 @@ class Services:
     make_parser: Callable[
         [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
     ]
+    hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
 
 
 @hookspec

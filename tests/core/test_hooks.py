@@ -1,11 +1,12 @@
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
-from mlxserve.hooks import PluginCrashError, ask, gather, tell
+from mlxserve.hooks import PluginCrashError, ask, failures, gather, tell
 from mlxserve.loading import register
 from mlxserve_hookspecs import (
     Credentials,
@@ -144,3 +145,39 @@ def test_event_that_nobody_listens_to_is_nothing() -> None:
     with capture_logs() as logs:
         tell(register({}), stopping)()
     assert logs == []
+
+
+def test_what_plugins_raise_is_counted_by_plugin_and_hook_in_all_three_kinds() -> None:
+    manager = register({"good": Knows(None), "bad": Raises(KeyError("x"))})
+    for _ in range(2):
+        with pytest.raises(PluginCrashError):
+            ask(manager, authenticate)(credentials=SOMEBODY)
+    with pytest.raises(PluginCrashError):
+        gather(manager, routes)(services=cast(Services, None))
+    with capture_logs():
+        tell(manager, request_refused)(status=429, code="full")
+    assert failures(manager) == {
+        ("bad", "authenticate"): 2,
+        ("bad", "routes"): 1,
+        ("bad", "request_refused"): 1,
+    }
+
+
+def test_what_a_plugin_means_to_raise_is_not_counted() -> None:
+    manager = register({"bad": Raises(RequestError(status=401, message="no key"))})
+    with pytest.raises(RequestError):
+        ask(manager, authenticate)(credentials=SOMEBODY)
+    assert failures(manager) == {}
+
+
+def test_failures_on_many_threads_are_all_counted() -> None:
+    manager = register({"bad": Raises(KeyError("x"))})
+
+    def fail(_: int) -> None:
+        for _ in range(50):
+            with pytest.raises(PluginCrashError):
+                ask(manager, authenticate)(credentials=SOMEBODY)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, range(8)))
+    assert failures(manager) == {("bad", "authenticate"): 400}

@@ -14,6 +14,7 @@ from mlxserve_hookspecs import (
     Iteration,
     RequestError,
     Verdict,
+    hookimpl,
     lifecycle,
     speculation,
 )
@@ -344,3 +345,26 @@ def test_a_weighted_histogram_equals_one_that_takes_values_one_by_one(
         return {k: v for k, v in flat(families).items() if not k[0].endswith("_created")}
 
     assert of_it(weighted.collect()) == of_it(registry.collect())
+
+
+def test_plugins_that_fail_are_counted_by_plugin_and_hook(make_stage: MakeStage) -> None:
+    class Deaf:
+        @hookimpl
+        def first_token(self) -> None:
+            raise ZeroDivisionError
+
+        @hookimpl
+        def admit(self) -> RequestError | None:
+            raise ZeroDivisionError
+
+    stage = make_stage(Metrics(), Deaf())
+    assert "# TYPE mlxserve_plugin_errors_total counter" in stage.http.get("/metrics").text
+    assert not [name for name, _ in scraped(stage) if name == "mlxserve_plugin_errors_total"]
+    for _ in range(3):
+        tell(stage.plugins, lifecycle.first_token)(request=request_of(), seconds=0.1)
+    assert stage.http.post("/v1/generate").status_code == 500
+    found = scraped(stage)
+    name = "mlxserve_plugin_errors_total"
+    assert found[of(name, plugin="plugin-1", hook="first_token")] == 3
+    assert found[of(name, plugin="plugin-1", hook="admit")] == 1
+    assert found[of("mlxserve_time_to_first_token_seconds_count")] == 3

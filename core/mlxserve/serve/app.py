@@ -2,32 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from math import ceil
-from types import MappingProxyType
 from typing import Any
 
-import structlog
-from litestar import Litestar, Request, Response
+from litestar import Litestar
 from litestar.config.app import AppConfig
-from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin, SwaggerRenderPlugin
 
-from mlxserve.hooks import ask, gather, tell
+from mlxserve.hooks import ask, failures, gather, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
+from mlxserve.serve.errors import HANDLERS
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import (
     PROJECT,
     OutputParser,
-    RequestError,
     Services,
     TextCodec,
     generation,
     serving,
 )
-
-log = structlog.get_logger("mlxserve.serve")
 
 
 def build_app(resolved: Resolved, service: Service) -> Litestar:
@@ -41,11 +35,7 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
     config = AppConfig(
         route_handlers=[route for routes in added for route in routes],
         request_max_body_size=resolved.server.max_request_bytes,
-        exception_handlers={
-            RequestError: answer_refusal,
-            HTTPException: answer_http_error,
-            Exception: answer_bug,
-        },
+        exception_handlers=dict(HANDLERS),
         openapi_config=OpenAPIConfig(
             title=PROJECT,
             version=version(PROJECT),
@@ -75,34 +65,5 @@ def services_of(resolved: Resolved, service: Service) -> Services:
         clear_cache=service.clear_cache,
         cache_stats=service.cache_stats,
         make_parser=make_parser,
+        hook_errors=lambda: failures(resolved.plugins),
     )
-
-
-def answer_refusal(_: Request[Any, Any, Any], error: RequestError) -> Response[Any]:
-    """Answer a refused request, with ``Retry-After`` where it has one."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(ceil(error.retry_after))}
-    return _answer(error.status, error.message, param=error.param, code=error.code, more=headers)
-
-
-def answer_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """Answer what Litestar refused: an unknown path, a body that is too large."""
-    return _answer(error.status_code, error.detail, more=error.headers or {})
-
-
-def answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Answer a bug: the traceback goes to the log, and nothing of it to the client."""
-    path = request.scope["path"]
-    log.error("request failed", method=str(request.method), path=path, exc_info=error)
-    return _answer(500, "the server failed to handle this request")
-
-
-def _answer(
-    status: int,
-    message: str,
-    *,
-    param: str | None = None,
-    code: str | None = None,
-    more: Mapping[str, str] = MappingProxyType({}),
-) -> Response[Any]:
-    body = {"error": {"message": message, "param": param, "code": code}}
-    return Response(body, status_code=status, headers=dict(more), media_type="application/json")

@@ -34,7 +34,7 @@ class Metrics:
         from mlxserve_plugins.metrics.endpoint import make_route  # noqa: PLC0415 - litestar
         from mlxserve_plugins.metrics.instruments import Instruments  # noqa: PLC0415 - prometheus
 
-        self.instruments = Instruments(lambda: services.engine.status)
+        self.instruments = Instruments(lambda: services.engine.status, services.hook_errors)
         return [make_route(services, self.instruments, guard(services))]
 
     @hookimpl

@@ -144,6 +144,30 @@ class TierCollector(Collector):
         yield family
 
 
+class HookErrorCollector(Collector):
+    """What plugins raised in hooks and should not have; the server counts it and goes on.
+
+    Args:
+        get_counts: Returns the counts by plugin and hook.
+    """
+
+    def __init__(self, get_counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        self._get_counts = get_counts
+
+    def describe(self) -> Iterator[Metric]:
+        """Return nothing, as above."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the counts by plugin and hook."""
+        family = CounterMetricFamily(
+            f"{PREFIX}plugin_errors", "Errors of plugins in hooks", labels=["plugin", "hook"]
+        )
+        for labels, count in self._get_counts().items():
+            family.add_metric(labels, count)
+        yield family
+
+
 class Weighted(Collector):
     """A histogram that takes a value many times at once: a step of 32 tokens is one call.
 

@@ -1,6 +1,6 @@
 """What is measured. Stems are vLLM's, so that dashboards carry over."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -22,7 +22,12 @@ from mlxserve_hookspecs import (
     Usage,
     Verdict,
 )
-from mlxserve_plugins.metrics.collectors import EngineCollector, TierCollector, Weighted
+from mlxserve_plugins.metrics.collectors import (
+    EngineCollector,
+    HookErrorCollector,
+    TierCollector,
+    Weighted,
+)
 
 PREFIX: Final = "mlxserve_"
 
@@ -50,7 +55,11 @@ class Instruments:
     somebody looks.
     """
 
-    def __init__(self, get_status: Callable[[], EngineStatus]) -> None:
+    def __init__(
+        self,
+        get_status: Callable[[], EngineStatus],
+        get_hook_errors: Callable[[], Mapping[tuple[str, str], int]],
+    ) -> None:
         self.registry = CollectorRegistry()
         self.tiers = TierCollector()
         self.itl = Weighted(
@@ -67,6 +76,7 @@ class Instruments:
         self._cut_off = False
         self.registry.register(self.itl)
         self.registry.register(self.tiers)
+        self.registry.register(HookErrorCollector(get_hook_errors))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         taken = {metric.name for metric in self.registry.collect()}

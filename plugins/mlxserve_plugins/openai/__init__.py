@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attrs import frozen
 from attrs.validators import and_, ge, le
 
-from mlxserve_hookspecs import AppConfig, Route, Services, hookimpl, option
+from mlxserve_hookspecs import Route, Services, hookimpl, option
 
 
 @frozen(kw_only=True)
@@ -28,14 +28,7 @@ class OpenAi:
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Route]:
-        """Answer with one router, whose errors are OpenAI-shaped."""
+        """Answer with one router."""
         from mlxserve_plugins.openai.routes import make_routes  # noqa: PLC0415 - imports litestar
 
         return make_routes(services, keepalive=self.options.sse_keepalive_s)
-
-    @hookimpl
-    def configure_app(self, config: AppConfig) -> None:
-        """Shape the errors of paths and methods that no route has."""
-        from mlxserve_plugins.openai.errors import shape_routing_errors  # noqa: PLC0415 - likewise
-
-        shape_routing_errors(config)

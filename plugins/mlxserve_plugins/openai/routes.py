@@ -11,7 +11,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Body
+from litestar.params import Body, Parameter
 
 from mlxserve_hookspecs import Credentials, EngineClient, GenerationRequest, RequestError, Services
 from mlxserve_plugins.openai.answers import (
@@ -31,7 +31,6 @@ from mlxserve_plugins.openai.bodies import (
 )
 from mlxserve_plugins.openai.chat import ChatReply
 from mlxserve_plugins.openai.completions import CompletionReply
-from mlxserve_plugins.openai.errors import HANDLERS
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
 from mlxserve_plugins.openai.merging import Events, Start, merge
 from mlxserve_plugins.openai.replies import Reply
@@ -171,7 +170,6 @@ def make_routes(services: Services, *, keepalive: float) -> list[Router]:
             path="/",
             route_handlers=[make(api) for make in makers],
             guards=[_guard(api)],
-            exception_handlers=HANDLERS,
             tags=["OpenAI"],
         )
     ]
@@ -218,9 +216,11 @@ def _models(api: Api) -> HTTPRouteHandler:
 
 def _model(api: Api) -> HTTPRouteHandler:
     @get("/v1/models/{model_id:path}", responses=ERRORS)
-    async def retrieve_model(request: AnyRequest) -> ModelInfo:
-        """Describe one model; its id may contain slashes."""
-        return api.model(str(request.path_params["model_id"]).removeprefix("/"))
+    async def retrieve_model(
+        model_id: Annotated[str, Parameter(description="A model's id; it may contain slashes")],
+    ) -> ModelInfo:
+        """Describe one model."""
+        return api.model(model_id.removeprefix("/"))
 
     return retrieve_model
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import structlog
+from litestar import get
 from litestar.config.app import AppConfig
 from litestar.testing import TestClient
 
@@ -44,17 +45,27 @@ def test_before_the_model_is_there_the_answer_is_come_back_later(
     assert answer.json()["error"]["message"] == "the model is still loading"
 
 
-def test_an_unknown_path_is_a_json_error(client: TestClient[Any]) -> None:
-    answer = client.get("/nowhere")
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1"])
+def test_an_unknown_path_is_a_json_error(client: TestClient[Any], path: str) -> None:
+    answer = client.get(path)
     assert answer.status_code == 404
-    assert answer.json()["error"]["message"] == "Not Found"
+    assert answer.json()["error"] == {
+        "message": f"there is no {path} on this server",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "not_found",
+    }
 
 
-def test_a_wrong_method_names_the_right_one(client: TestClient[Any]) -> None:
-    answer = client.get("/v1/chat/completions")
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/chat/completions"), ("POST", "/card")])
+def test_a_wrong_method_names_the_right_one(
+    client: TestClient[Any], method: str, path: str
+) -> None:
+    answer = client.request(method, path)
     assert answer.status_code == 405
-    assert "POST" in answer.headers["allow"]
-    assert answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "method_not_allowed")
+    assert answer.headers["allow"].split(",")[0] in error["message"]
 
 
 def test_a_body_beyond_the_limit_is_refused(client: TestClient[Any]) -> None:
@@ -62,7 +73,8 @@ def test_a_body_beyond_the_limit_is_refused(client: TestClient[Any]) -> None:
     assert fits.status_code == 200
     answer = client.post("/v1/chat/completions", json={"a": "x" * 1000})
     assert answer.status_code == 413
-    assert answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "request_too_large")
 
 
 def test_a_body_without_a_length_is_bounded_too(client: TestClient[Any]) -> None:
@@ -81,6 +93,7 @@ def test_a_bug_is_logged_and_not_told(client: TestClient[Any]) -> None:
         answer = client.get("/broken")
     assert answer.status_code == 500
     assert "broke" not in answer.text
+    assert answer.json()["error"]["type"] == "server_error"
     (entry,) = logs
     assert (entry["event"], entry["path"]) == ("request failed", "/broken")
     assert isinstance(entry["exc_info"], RuntimeError)
@@ -223,3 +236,51 @@ def test_routes_reach_settings_caches_and_parsers(
     assert services.cache_stats() == {"ram": {"held": 3.0}}
     assert list(services.settings()) == [("server", "port", 0, "default")]
     assert services.plugins == ("plugin-0",)
+
+
+KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "server_error",
+}
+
+
+@pytest.mark.parametrize(("status", "kind"), KINDS.items())
+def test_a_refusal_has_its_type_and_its_headers_on_any_path(
+    make_resolved: Made, service: FakeService, status: int, kind: str
+) -> None:
+    class Refusing:
+        @hookimpl
+        def routes(self) -> list[Any]:
+            @get("/refused")
+            async def refused() -> None:
+                raise RequestError(
+                    status=status, message="no", param="p", code="c", retry_after=0.2
+                )
+
+            return [refused]
+
+    with TestClient(build_app(make_resolved(Refusing()), service)) as client:
+        answer = client.get("/refused")
+    assert answer.status_code == status
+    assert answer.json() == {"error": {"message": "no", "type": kind, "param": "p", "code": "c"}}
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+
+
+def test_plugins_that_fail_are_counted_where_routes_can_see_it(
+    make_resolved: Made, service: FakeService, request_of_one: GenerationRequest
+) -> None:
+    class Deaf:
+        @hookimpl
+        def request_received(self) -> None:
+            raise ZeroDivisionError
+
+    services = services_of(make_resolved(Deaf()), service)
+    assert services.hook_errors() == {}
+    with structlog.testing.capture_logs():
+        services.admission.admit(request_of_one)
+    assert services.hook_errors() == {("plugin-0", "request_received"): 1}

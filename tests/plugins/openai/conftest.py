@@ -9,9 +9,9 @@ import pytest
 import uvicorn
 from attrs import define, frozen
 from litestar import Litestar
-from litestar.config.app import AppConfig
 from openai import OpenAI
 
+from mlxserve.serve.errors import HANDLERS
 from mlxserve_hookspecs import Services
 from mlxserve_plugins.openai import OpenAi, OpenAiOptions
 
@@ -60,13 +60,9 @@ def build_app(stage: Stage) -> Litestar:
         make_parser=lambda *_: MarkupParser() if stage.parse else None,
     )
 
-    def configure(config: AppConfig) -> AppConfig:
-        plugin.configure_app(config)
-        return config
-
     return Litestar(
         list(plugin.routes(services)),
-        on_app_init=[configure],
+        exception_handlers=dict(HANDLERS),
         request_max_body_size=MOST_BYTES,
         logging_config=None,
     )

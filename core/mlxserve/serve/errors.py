@@ -1,0 +1,65 @@
+"""Every error of the HTTP application in the one shape that clients of such APIs know."""
+
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from mlxserve_hookspecs import RequestError
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+
+log = structlog.get_logger("mlxserve.serve")
+
+BUG: Final = RequestError(
+    status=500, message="the server failed to answer this request; its log says why"
+)
+
+
+def answer_refusal(_: AnyRequest, error: RequestError) -> Response[Any]:
+    """Answer a request that was refused or that failed in the engine."""
+    info = {
+        "message": error.message,
+        "type": error.kind,
+        "param": error.param,
+        "code": error.code,
+    }
+    return Response({"error": info}, status_code=error.status, headers=error.headers)
+
+
+def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[Any]:
+    """Answer what the HTTP layer refused: path, method, size, headers."""
+    message, code = _words(request, error)
+    refusal = RequestError(status=error.status_code, message=message, code=code)
+    answer = answer_refusal(request, refusal)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def answer_bug(request: AnyRequest, error: Exception) -> Response[Any]:
+    """Answer a bug: the traceback goes to the log, and nothing of it to the client."""
+    path = request.scope["path"]
+    log.error("request failed", method=str(request.method), path=path, exc_info=error)
+    return answer_refusal(request, BUG)
+
+
+HANDLERS: Final[ExceptionHandlersMap] = {
+    RequestError: answer_refusal,
+    HTTPException: answer_http_error,
+    Exception: answer_bug,
+}
+
+
+def _words(request: AnyRequest, error: HTTPException) -> tuple[str, str | None]:
+    path = request.scope["path"]
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return f"there is no {path} on this server", "not_found"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("allow", "another method")
+        return f"{request.method} is not allowed for {path}: use {allowed}", "method_not_allowed"
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return "the request body is larger than this server accepts", "request_too_large"
+    return error.detail or HTTPStatus(error.status_code).phrase, None
