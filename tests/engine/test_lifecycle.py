@@ -232,6 +232,7 @@ def test_a_failing_prefill_fails_its_own_pass(monkeypatch: pytest.MonkeyPatch) -
         it.step()
     it.run()
     assert it.replies.finish("bad").error.status == 500
+    assert it.engine.status().counters["failed_steps"] == 1
     others_are_well(it, "20")
 
 

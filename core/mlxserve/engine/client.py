@@ -5,10 +5,12 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NoReturn
 
 from attrs import define, evolve, field, frozen
 
 from mlxserve.engine.inbox import Cancel, Inbox, Submit
+from mlxserve.engine.refusals import NOT_READY, SHUTTING_DOWN, duplicate, queue_full
 from mlxserve_hookspecs import (
     EngineStatus,
     Finish,
@@ -18,10 +20,6 @@ from mlxserve_hookspecs import (
     RequestError,
     TextCodec,
     Usage,
-)
-
-NOT_READY = RequestError(
-    status=503, message="the model is still loading", code="not_ready", retry_after=2.0
 )
 
 
@@ -42,12 +40,14 @@ class Client:
         max_waiting: Most requests in the queue.
         max_running: Rows that may be live: as many submissions never wait for long.
         get_status: Returns the engine's last published status.
+        tell_refused: Told the status and code of each refusal, on the thread that asked.
     """
 
     inbox: Inbox
     max_waiting: int
     max_running: int
     get_status: Callable[[], EngineStatus]
+    tell_refused: Callable[[int, str], None] = lambda _status, _code: None
     loaded: Loaded | None = None
     closed: RequestError | None = None
     _loop: asyncio.AbstractEventLoop | None = None
@@ -79,7 +79,7 @@ class Client:
         """Submit ``request`` and yield its events; closing early cancels it."""
         self._admit()
         if request.id in self._streams:
-            raise RequestError(status=409, message=f"a request {request.id!r} is running already")
+            self._refuse(duplicate(request.id))
         stream = self._streams[request.id] = _Stream(request.choices)
         seed = request.sampling.seed
         chosen = secrets.randbits(63) if seed is None else seed
@@ -128,29 +128,23 @@ class Client:
 
     def _ready(self) -> Loaded:
         if self.closed is not None:
-            raise evolve(self.closed)  # a fresh one: a traceback grows with each raise
+            self._refuse(self.closed)
         if self.loaded is None:
-            raise evolve(NOT_READY)
+            self._refuse(NOT_READY)
         return self.loaded
 
     def _admit(self) -> None:
         self._ready()
         status = self.status
         if status.draining:
-            raise RequestError(
-                status=503,
-                message="the server is shutting down",
-                code="shutting_down",
-                retry_after=30.0,
-            )
+            self._refuse(SHUTTING_DOWN)
         free = max(self.max_running - status.running, 0)
         if status.waiting >= self.max_waiting + free:
-            raise RequestError(
-                status=429,
-                message=f"{status.waiting} requests are waiting already",
-                code="queue_full",
-                retry_after=1.0 + status.waiting / 8,
-            )
+            self._refuse(queue_full(status.waiting))
+
+    def _refuse(self, error: RequestError) -> NoReturn:
+        self.tell_refused(error.status, error.code or "")
+        raise evolve(error)  # a fresh one: a traceback grows with each raise
 
 
 @define(eq=False)

@@ -142,6 +142,7 @@ class Engine:
             end = Finish(reason="error", usage=usage, error=error)
             event = GenerationEvent(request_id=request.id, choice=choice, finish=end)
             self._events.append(event)
+            self._tell_finished(request, choice, end)
 
     def _constrain(self, sequence: Sequence) -> None:
         try:
@@ -195,6 +196,7 @@ class Engine:
             except Exception as error:
                 log.exception("prefill failed", rows=len(together))
                 self.prefiller.reset()
+                self._count("failed_steps", 1)
                 for sequence, _ in together:
                     self.fail(sequence, as_request_error(error))
                 continue
@@ -319,9 +321,10 @@ class Engine:
         self._count("prompt_tokens", done.usage.prompt_tokens if sequence.choice == 0 else 0)
         self._count("generation_tokens", done.usage.completion_tokens)
         self._count(f"finished_{ending.reason}", 1)
-        tell(self.plugins, lifecycle.request_finished)(
-            request=sequence.request, choice=sequence.choice, finish=done
-        )
+        self._tell_finished(sequence.request, sequence.choice, done)
+
+    def _tell_finished(self, request: GenerationRequest, choice: int, done: Finish) -> None:
+        tell(self.plugins, lifecycle.request_finished)(request=request, choice=choice, finish=done)
 
     def _fail_batch(self, error: Exception) -> None:
         """Fail everything that decodes: its tokens and KV cannot be trusted any more."""

@@ -1,5 +1,8 @@
 """What a client is told when something went wrong."""
 
+from attrs import evolve
+
+from mlxserve.engine.refusals import SHUTTING_DOWN
 from mlxserve.engine.sequence import Sequence
 from mlxserve_hookspecs import RequestError
 
@@ -45,4 +48,4 @@ def unconstrained() -> RequestError:
 
 def shutting_down() -> RequestError:
     """Return the error of what a drain could not wait for."""
-    return RequestError(status=503, message="the server is shutting down", code="shutting_down")
+    return evolve(SHUTTING_DOWN)

@@ -11,6 +11,7 @@ from attrs import define, evolve, field
 
 from mlxserve.engine.client import Client
 from mlxserve.engine.inbox import ClearCache, Drain, Inbox
+from mlxserve.engine.refusals import SHUTTING_DOWN, STOPPED
 from mlxserve.hooks import tell
 from mlxserve.ranks.inboxes import LeaderInbox
 from mlxserve.ranks.link import Links
@@ -21,17 +22,12 @@ if TYPE_CHECKING:
     from mlxserve.engine.engine import Engine
 
 log = structlog.get_logger("mlxserve.engine")
-SHUTTING_DOWN = RequestError(
-    status=503, message="the server is shutting down", code="shutting_down", retry_after=30.0
-)
 LOADING = EngineStatus(ready=False)
 FLUSH_TIMEOUT = 10.0
 """Seconds for cache tiers to write out what they have pending at the end."""
 
 FATAL_GRACE = 3.0
 """Seconds in which clients and probes are told that a rank is gone, before the process ends."""
-
-STOPPED = RequestError(status=503, message="the engine has stopped", code="engine_stopped")
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
@@ -70,6 +66,7 @@ class EngineService:
             max_waiting=options.max_queue_size,
             max_running=min(options.completion_batch_size, options.max_batch_size),
             get_status=self.status,
+            tell_refused=self._tell_refused,
         )
         self._thread = threading.Thread(target=self._run, name="mlxserve-engine", daemon=True)
 
@@ -97,6 +94,9 @@ class EngineService:
             return status
         counters = {**status.counters, "dist_fatal": 1.0}
         return evolve(status, ready=False, error=self._fatal, counters=counters)
+
+    def _tell_refused(self, status: int, code: str) -> None:
+        tell(self.resolved.plugins, lifecycle.request_refused)(status=status, code=code)
 
     def _ranks_failed(self, reason: str) -> None:
         """End everything: this engine may hang in a collective, and nobody can help it out."""
