@@ -315,10 +315,30 @@ def test_another_method_has_openais_error(http: httpx.Client) -> None:
     assert answer.json()["error"]["code"] == "method_not_allowed"
 
 
-def test_paths_of_others_keep_their_own_errors(http: httpx.Client) -> None:
-    answer = http.get("/v12/nothing")
-    assert answer.status_code == 404
-    assert "error" not in answer.json()
+TWICE = {
+    "at the top": (b'{"prompt": "a", "max_tokens": 1, "max_tokens": 2}', "max_tokens"),
+    "further down": (b'{"prompt": "a", "metadata": {"b": [{"c": 1, "c": 1}]}}', "c"),
+    "spelt in another way": (b'{"prompt": "a", "prom\\u0070t": "b"}', "prompt"),
+}
+
+
+@pytest.mark.parametrize(("body", "key"), TWICE.values(), ids=TWICE)
+def test_a_key_that_occurs_twice_is_named(http: httpx.Client, body: bytes, key: str) -> None:
+    error = refused(http.post(TEXT, content=body), key)
+    assert error["code"] == "duplicate_key"
+
+
+def test_the_search_for_keys_minds_no_number_and_no_character(http: httpx.Client) -> None:
+    body = '{"prompt": "a", "metadata": {"a": 1e300, "b": %s, "c": "\x7f\u2028"}}' % ("9" * 300)
+    assert http.post(TEXT, content=body).status_code == 200
+
+
+def test_the_schema_describes_a_models_id_as_text(http: httpx.Client) -> None:
+    paths = http.get("/schema/openapi.json").json()["paths"]
+    (parameter,) = paths["/v1/models/{model_id}"]["get"]["parameters"]
+    assert parameter["schema"]["type"] == "string"
+    assert "format" not in parameter["schema"]
+    assert "slashes" in parameter["description"]
 
 
 def test_openais_client_raises_what_the_status_means(sdk: OpenAI) -> None:
