@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
+from structlog.testing import capture_logs
 
 from mlxserve.loading import register
 from mlxserve.model.load import load
@@ -58,3 +59,12 @@ def test_a_folder_without_adapter_is_one_clear_line(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     with pytest.raises(ModelError, match=r"no adapters\.safetensors"):
         loaded(model, tmp_path)
+
+
+def test_a_model_with_a_broken_chat_template_loads_with_one_warning(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", chat_template="{% for message in messages %}")
+    with capture_logs() as logs:
+        found = loaded(model, None)
+    assert not found.text.has_chat_template
+    warnings = [(log["event"], log["fault"]) for log in logs if log["log_level"] == "warning"]
+    assert warnings == [("the chat template is broken: no chat", found.text.template_fault)]

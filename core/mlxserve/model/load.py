@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import structlog
 from attrs import frozen
 from mlx.utils import tree_flatten, tree_map_with_path
 from pluggy import PluginManager
@@ -16,6 +17,8 @@ from mlxserve.kv.model import CausalModel
 from mlxserve.options import ModelOptions
 from mlxserve.text.tokenizer import Tokenizer
 from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, models
+
+log = structlog.get_logger("mlxserve.model")
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 SPLIT = ("num_attention_heads", "num_key_value_heads")
@@ -83,7 +86,10 @@ def load(
     dtype = str(weights[0][1].dtype)
     source = ModelSource(folder=source.folder, identity=f"{identity}@{dtype}", name=source.name)
     name = options.served_model_name or source.name or options.model
-    return LoadedModel(model, Tokenizer(wrapper), config, source, name, int(time.time()))
+    text = Tokenizer(wrapper)
+    if text.template_fault is not None:
+        log.warning("the chat template is broken: no chat", model=name, fault=text.template_fault)
+    return LoadedModel(model, text, config, source, name, int(time.time()))
 
 
 def _load(source: ModelSource, options: ModelOptions) -> tuple[Any, Any, dict[str, Any]]:

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from jinja2 import TemplateSyntaxError
+
 from mlxserve.text.messages import check_unicode, normalised
 from mlxserve.text.pieces import Pieces
 from mlxserve_hookspecs import RequestError
@@ -49,6 +51,7 @@ class Tokenizer:
         wrapper.clean_up_tokenization_spaces = False
         self._wrapper = wrapper
         self._pieces = Pieces(wrapper)
+        self.template_fault = template_fault(wrapper)
         self._lock = threading.Lock()
 
     @property
@@ -58,8 +61,8 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether messages can be rendered."""
-        return bool(self._wrapper.has_chat_template)
+        """Whether messages can be rendered: there is a template, and it is one."""
+        return bool(self._wrapper.has_chat_template) and self.template_fault is None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return token ids; with ``add_special_tokens`` what the model expects at the start.
@@ -128,6 +131,13 @@ class Tokenizer:
         return token in self._pieces.fallback_bytes
 
     def _check_chat(self, messages: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> None:
+        if self.template_fault is not None:
+            raise RequestError(
+                status=400,
+                message=f"this model's chat template is broken ({self.template_fault}); "
+                "send a plain prompt instead",
+                code="chat_template_broken",
+            )
         if not self.has_chat_template:
             raise RequestError(
                 status=400,
@@ -143,6 +153,22 @@ class Tokenizer:
                 message=f"{', '.join(taken)} cannot be given to the chat template",
                 param="chat_template_kwargs",
             )
+
+
+def template_fault(wrapper: Any) -> str | None:
+    """Return what is wrong with the syntax of a tokenizer's chat template; ``None`` if nothing.
+
+    Compiles it by rendering one message, which any template may refuse for reasons of its own.
+    """
+    if not wrapper.has_chat_template:
+        return None
+    try:
+        wrapper.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        return f"line {error.lineno}: {error.message}"
+    except Exception:  # a template is a program: what it raises here is not about its syntax
+        return None
+    return None
 
 
 def _template_refusal(error: Exception) -> RequestError:

@@ -7,6 +7,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlxserve.text.tokenizer import Tokenizer
 from mlxserve_hookspecs import RequestError, TextCodec
 
+from .conftest import byte_level, wrapped
+
 HELLO = [{"role": "user", "content": "the cat"}]
 
 
@@ -174,3 +176,33 @@ def test_threads_may_encode_and_decode_at_once(codec: Tokenizer) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+BROKEN = {
+    "a tag that does not end": ("{% for message in messages %}{{ message.content }}", "line 1: "),
+    "a filter that does not exist": ("\n{{ messages | no_such_filter }}", "line 2: "),
+}
+
+
+@pytest.mark.parametrize(("template", "line"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_template_is_found_before_the_first_chat(template: str, line: str) -> None:
+    codec = Tokenizer(wrapped(byte_level(), chat_template=template))
+    assert codec.template_fault is not None
+    assert codec.template_fault.startswith(line)
+    assert not codec.has_chat_template
+    with pytest.raises(RequestError) as refused:
+        codec.render_chat(HELLO)
+    assert (refused.value.status, refused.value.code) == (400, "chat_template_broken")
+    assert codec.template_fault in refused.value.message
+    assert codec.decode(codec.encode("the cat")) == "the cat"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, "{{ raise_exception('a system message comes first') }}", "{{ messages[9].content }}"],
+    ids=["none", "one that wants other messages", "one that fails"],
+)
+def test_a_template_that_refuses_messages_is_not_broken(template: str | None) -> None:
+    codec = Tokenizer(wrapped(byte_level(), chat_template=template))
+    assert codec.template_fault is None
+    assert codec.has_chat_template == (template is not None)
