@@ -34,6 +34,8 @@ found = [
     (real + 1j * real) @ (imag - 2j * imag),
     real.astype(mx.float64) @ imag.astype(mx.float64),
     wide[:1] @ tall.T,
+    wide[:5] @ tall.T,
+    mx.addmm(wide[:3, :256], wide[:3], tall.T, 0.5, 2.0),
     real[:, ::2] @ imag,
 ]
 sums = [[complex(v).real for v in mx.abs(a.flatten()[::7]).tolist()] for a in found]
@@ -63,6 +65,25 @@ def test_products_are_the_same_and_not_slower(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     # 20 times faster where nothing else runs; a busy machine must not fail the test.
     assert fast["gflops"] > 0.8 * plain["gflops"]
+
+
+ROWS = """
+import sys
+from pathlib import Path
+from mlxserve_plugins.cpu_blas import CpuBlas
+CpuBlas(Path(sys.argv[1])).preparing()
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+rows, weights = mx.random.normal((12, 576)), mx.random.normal((1000, 576))
+alone = mx.concatenate([rows[at : at + 1] @ weights.T for at in range(12)])
+for count in (2, 3, 7, 12):
+    assert mx.array_equal(rows[:count] @ weights.T, alone[:count]).item()
+"""
+
+
+@linux
+def test_a_row_comes_out_the_same_whoever_is_beside_it(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", ROWS, str(tmp_path)], check=True)
 
 
 PREPARE = """

@@ -1,7 +1,8 @@
 """Make matrix products fast on a Linux machine without a GPU.
 
 mlx's CPU wheel for Linux carries a reference BLAS. A library that is loaded with its symbols open
-to all, before mlx, takes its place: the system's OpenBLAS, else the one in numpy's wheel.
+to all, before mlx, takes its place: the OpenBLAS in numpy's wheel, behind a shim that knows how to
+decode fast, else the system's.
 """
 
 import os
@@ -42,16 +43,12 @@ class CpuBlas:
 
         log = structlog.get_logger("mlxserve.cpu_blas")
         try:
-            blas = fast_blas(self.cache, loaded=sys.modules)
+            blas = fast_blas(self.cache, loaded=sys.modules, threads=chosen_threads())
         except NoBlasError as error:
             log.warning("matrix products stay slow", reason=str(error))
             return
         if blas is None:
             return
-        if not any(os.environ.get(name) for name in THREAD_VARIABLES):
-            # One core stays free for the server. A product ends when its last thread does: on two
-            # cores with other work, two threads made a token take 0.3 to 1.3 s, one 0.09 s.
-            blas.set_threads(max(1, usable_cores() - 1))
         log.info("matrix products are fast", blas=blas.name, threads=blas.threads())
 
 
@@ -70,12 +67,22 @@ def has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def fast_blas(cache: Path, loaded: Collection[str]) -> Blas | None:
+def chosen_threads() -> int | None:
+    """Return how many threads a product is to use; ``None`` if the user has said so."""
+    if any(os.environ.get(name) for name in THREAD_VARIABLES):
+        return None
+    # One core stays free for the server. A product ends when its last thread does: on two
+    # cores with other work, two threads made a token take 0.3 to 1.3 s, one 0.09 s.
+    return max(1, usable_cores() - 1)
+
+
+def fast_blas(cache: Path, loaded: Collection[str], threads: int | None) -> Blas | None:
     """Load a fast BLAS for all to see; ``None`` if somebody has preloaded one already.
 
     Args:
         cache: Where the compiled shim is kept.
         loaded: Names of the modules that are imported so far.
+        threads: How many a product uses; ``None`` leaves it to the library.
 
     Raises:
         NoBlasError: There is none, or it is too late.
@@ -84,7 +91,12 @@ def fast_blas(cache: Path, loaded: Collection[str]) -> Blas | None:
         raise NoBlasError("mlx was imported before; a library cannot take its BLAS's place now")
     if _preloaded():
         return None
-    return system_blas() or numpy_blas(cache)
+    try:
+        return numpy_blas(cache, threads)
+    except NoBlasError:
+        if blas := system_blas(threads):
+            return blas
+        raise
 
 
 def _preloaded() -> bool:

@@ -25,6 +25,9 @@ NUMPY_NAMES: Final = (
     ("libopenblas64_*.so*", "{}64_"),
 )
 """The library in numpy's wheel and how it spells a function: numpy 2, then 1.26."""
+FORWARDED: Final = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "cblas_sgemv")
+CACHED_BYTES: Final = 256 << 10
+"""Weights that stay in one core's cache: half of the smallest second-level cache that is common."""
 
 
 class NoBlasError(Exception):
@@ -58,24 +61,32 @@ class Blas:
         return getattr(self.library, self.names.format(name))
 
 
-def system_blas() -> Blas | None:
-    """Load the system's OpenBLAS for all to see, if there is one with 32-bit integers."""
+def system_blas(threads: int | None) -> Blas | None:
+    """Load the system's OpenBLAS for all to see, if there is one with 32-bit integers.
+
+    Args:
+        threads: As for ``numpy_blas``.
+    """
     name = ctypes.util.find_library("openblas")
     if name is None:
         return None
     try:
         if not hasattr(ctypes.CDLL(name), "cblas_sgemm"):
             return None
-        return Blas(name, ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL), SYSTEM_NAMES)
+        blas = Blas(name, ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL), SYSTEM_NAMES)
     except OSError:
         return None
+    if threads is not None:
+        blas.set_threads(threads)
+    return blas
 
 
-def numpy_blas(cache: Path) -> Blas:
+def numpy_blas(cache: Path, threads: int | None) -> Blas:
     """Load a shim for all to see that leads to numpy's OpenBLAS.
 
     Args:
         cache: Where the compiled shim is kept.
+        threads: How many a product uses; ``None`` leaves it to the library.
 
     Raises:
         NoBlasError: numpy came without OpenBLAS, or the shim cannot be compiled.
@@ -84,11 +95,14 @@ def numpy_blas(cache: Path) -> Blas:
     try:
         # Its own symbols stay closed: its Fortran library must not take the place of mlx's.
         blas = Blas(path.name, ctypes.CDLL(str(path)), names)
-        targets = [blas.function(f"cblas_{kind}gemm") for kind in "sdc"]
+        if threads is not None:
+            blas.set_threads(threads)
+        targets = [blas.function(name) for name in FORWARDED]
     except (OSError, AttributeError) as error:
         raise NoBlasError(f"numpy's {path.name} cannot be used: {error}") from error
     shim = _load_shim(cache)
-    shim.mlxserve_bind_gemm(*(ctypes.cast(target, ctypes.c_void_p) for target in targets))
+    addresses = (ctypes.cast(target, ctypes.c_void_p) for target in targets)
+    shim.mlxserve_bind_gemm(*addresses, ctypes.c_int64(CACHED_BYTES * blas.threads()))
     return blas
 
 
