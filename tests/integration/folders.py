@@ -1,6 +1,7 @@
 """A model folder as a hub has it, with random weights, made in a second."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,20 @@ def _write_tokenizer(folder: Path, chat_template: str) -> None:
         "chat_template": chat_template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(facts), "utf-8")
+
+
+def install(module: Path, folder: Path, *, plugin: str, name: str) -> Path:
+    """Make ``folder`` a place of installed packages with one plugin; return it.
+
+    Args:
+        module: The plugin's source.
+        folder: To be put on ``PYTHONPATH``; must not exist.
+        plugin: The class in ``module``.
+        name: What it is announced as.
+    """
+    info = folder / f"mlxserve_{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    shutil.copy(module, folder / f"mlxserve_{name}.py")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mlxserve-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mlxserve]\n{name} = mlxserve_{name}:{plugin}\n")
+    return folder

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 from attrs import frozen
@@ -104,11 +105,14 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, *words: str) -> Iterator[LiveServer]:
+def serving(
+    folder: Path, *words: str, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[LiveServer]:
     """Run ``mlxserve run`` with ``words`` until the block ends, then kill it if it still runs."""
+    env = {**environment(), **variables}
     command = [sys.executable, "-m", "mlxserve", "run", *words]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment())
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=env)
     try:
         yield LiveServer(process, _url(process, folder), folder)
     finally:

@@ -1,7 +1,9 @@
 """Streams as they come over the wire, without a client library that mends anything."""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +11,8 @@ import httpx
 from attrs import define, field
 
 from .live import LiveServer
+
+PROMPT = "the other tokens, two tokens; one token and the others: " * 6
 
 
 @define
@@ -58,3 +62,23 @@ def streaming(server: LiveServer, **body: object) -> Iterator[Iterator[str]]:
     with httpx.stream("POST", url, json=asked, timeout=120) as answer:
         assert answer.status_code == 200, answer.read()
         yield answer.iter_lines()
+
+
+def open_streams(
+    server: LiveServer, pool: ThreadPoolExecutor, count: int, **body: object
+) -> "list[Future[Reading]]":
+    """Start streams and return when every one of them has said something."""
+    begun = [threading.Event() for _ in range(count)]
+
+    def read(at: int) -> Reading:
+        reading = Reading()
+        prompt = f"{at} {PROMPT}"
+        with streaming(server, prompt=prompt, ignore_eos=True, **body) as lines:
+            reading.read(lines, most=1)
+            begun[at].set()
+            return reading.read(lines)
+
+    readers = [pool.submit(read, at) for at in range(count)]
+    for event in begun:
+        assert event.wait(30)
+    return readers

@@ -1,40 +1,18 @@
 """How a server ends, and what the next one finds."""
 
 import signal
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from .live import LiveServer, until
-from .streams import Reading, streaming
+from .streams import PROMPT, open_streams
 
 Serve = Callable[..., LiveServer]
-PROMPT = "the other tokens, two tokens; one token and the others: " * 6
-
-
-def open_streams(
-    server: LiveServer, pool: ThreadPoolExecutor, count: int, **body: object
-) -> "list[Future[Reading]]":
-    """Start streams and return when every one of them has said something."""
-    begun = [threading.Event() for _ in range(count)]
-
-    def read(at: int) -> Reading:
-        reading = Reading()
-        prompt = f"{at} {PROMPT}"
-        with streaming(server, prompt=prompt, ignore_eos=True, **body) as lines:
-            reading.read(lines, most=1)
-            begun[at].set()
-            return reading.read(lines)
-
-    readers = [pool.submit(read, at) for at in range(count)]
-    for event in begun:
-        assert event.wait(30)
-    return readers
 
 
 def test_sigterm_lets_eight_streams_finish_and_refuses_new_requests(serve: Serve) -> None:
@@ -115,7 +93,7 @@ def test_a_killed_server_leaves_a_cache_that_the_next_one_uses(
     assert second.metrics()["mlxserve_prefix_cache_hits_total{ssd}"] == cached
 
 
-def test_a_clean_end_writes_what_memory_held(serve: Serve, tmp_path: Path) -> None:
+def test_sigterm_writes_what_memory_held(serve: Serve, tmp_path: Path) -> None:
     flags = ("--ssd-cache-dir", str(tmp_path), "--ssd-min-free-gb", "0")
     asked = {"prompt": PROMPT, "temperature": 0, "max_tokens": 4}
     first = serve(*flags)
