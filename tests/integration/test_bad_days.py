@@ -4,6 +4,7 @@ What is wrong with a request is in ``test_bad_requests.py``, how a server ends i
 ``test_signals.py``.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +37,10 @@ FLAGS = (
 def troubled(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """Return a server of two rows and a queue of two, with a plugin that brings trouble."""
     folder = tmp_path_factory.mktemp("troubled")
-    path = install(TROUBLE, folder / "site", plugin="Trouble", name="trouble")
+    site = install(TROUBLE, folder / "site", plugin="Trouble", name="trouble")
+    path = os.pathsep.join((str(site), os.environ.get("PYTHONPATH", ""))).rstrip(os.pathsep)
     words = (*LOOPBACK, "--model", str(tiny_folder), *FLAGS)
-    with serving(folder, *words, variables={"PYTHONPATH": str(path)}) as server:
+    with serving(folder, *words, variables={"PYTHONPATH": path}) as server:
         yield server
 
 
