@@ -88,7 +88,8 @@ def _store(
             assert codec is not None
             planes += [(side.heads, p.width, p.dtype) for p in codec.codec.planes(side)]
         shapes.append(planes)
-    return BucketStore(model, layout, codecs, shapes, handles=handles)
+    narrow = mx.default_device().type == mx.DeviceType.cpu
+    return BucketStore(model, layout, codecs, shapes, handles=handles, narrow=narrow)
 
 
 def _plain(layout: Layout) -> list[LeafCodec | None]:

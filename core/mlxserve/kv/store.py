@@ -91,6 +91,13 @@ class BucketStore:
     A row is prefilled in a bucket of its own, which then becomes or joins a decoding bucket. All
     decoding buckets run in one pass through the seam, or one after the other (``handles`` false)
     for models that use the fetched arrays themselves.
+
+    Attributes:
+        handles: Whether the seam attends.
+        compiled: Whether the decode step is.
+        narrow: Attend only as far as a bucket's longest row reaches. Pays where arithmetic is dear
+            (a CPU), not where a slice in every layer is.
+        stops_midway: Whether recurrent layers can keep a part of a pass.
     """
 
     model: CausalModel
@@ -99,6 +106,7 @@ class BucketStore:
     shapes: Sequence[Sequence[tuple[int, int, mx.Dtype]]]
     handles: bool = True
     compiled: bool = False
+    narrow: bool = False
     stops_midway: bool = False
     decoding: list[Bucket] = field(factory=list)
     staged: list[Bucket] = field(factory=list)
@@ -217,14 +225,23 @@ class BucketStore:
 
     def _run_decoding(self, tokens: mx.array, lengths: mx.array | None = None) -> mx.array:
         if self.handles:
-            return self._run(self.decoding, tokens, lengths=lengths)
+            return self._run(self.decoding, tokens, self._reaches(tokens.shape[1]), lengths)
         at, parts = 0, []
         for bucket in self.decoding:
             mine = slice(at, at + bucket.rows)
             of_mine = None if lengths is None else lengths[mine]
-            parts.append(self._run([bucket], tokens[mine], lengths=of_mine))
+            reach = self._reach(bucket, tokens.shape[1])
+            parts.append(self._run([bucket], tokens[mine], [reach], of_mine))
             at += bucket.rows
         return mx.concatenate(parts)
+
+    def _reaches(self, width: int) -> list[int | None]:
+        return [self._reach(bucket, width) for bucket in self.decoding]
+
+    def _reach(self, bucket: Bucket, width: int) -> int | None:
+        if not self.narrow:
+            return None
+        return width + max((row.length for row in bucket.slots if row), default=0)
 
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return the arrays of the rows' buckets."""
@@ -247,7 +264,7 @@ class BucketStore:
 
     def _decode_together(self, tokens: mx.array) -> mx.array:
         if not self.compiled or len(self.decoding) != 1:
-            return self._run(self.decoding, tokens[:, None])[:, -1]
+            return self._run(self.decoding, tokens[:, None], self._reaches(1))[:, -1]
         bucket = self.decoding[0]
         if self._traced is None:
             self._traced = mx.compile(self._step)
@@ -271,10 +288,9 @@ class BucketStore:
         self,
         buckets: Sequence[Bucket],
         tokens: mx.array,
-        reaches: Sequence[int | None] | None = None,
+        reaches: Sequence[int | None],
         lengths: mx.array | None = None,
     ) -> mx.array:
-        reaches = reaches or [None] * len(buckets)
         spans = [Span(b.rows, b.capacity, r) for b, r in zip(buckets, reaches, strict=True)]
         starts = [bucket.starts for bucket in buckets]
         held = [bucket.planes for bucket in buckets]
