@@ -25,11 +25,12 @@ Serve = Callable[..., LiveServer]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 SHORT = {"prompt": "the other tokens", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+OTHERS = {"prompt": "somebody else", "max_tokens": 300, "temperature": 0, "ignore_eos": True}
 TROUBLE = Path(__file__).with_name("trouble.py")
 FLAGS = (
     "--plugins", "trouble", "--no-ssd", "--max-batch-size", "2",
     "--completion-batch-size", "2", "--max-queue-size", "2",
-    "--watchdog-timeout-s", "0.5", "--liveness-timeout-s", "1.5",
+    "--watchdog-timeout-s", "0.5", "--liveness-timeout-s", "2.5",
 )  # fmt: skip
 
 
@@ -135,9 +136,9 @@ def test_too_many_requests_and_queue_full(troubled: LiveServer, serve: Serve) ->
 
 
 def test_memory_pressure_and_draining(serve: Serve) -> None:
-    server = serve("--num-blocks", "32", "--shutdown-timeout-s", "20")
+    server = serve("--num-blocks", "64", "--shutdown-timeout-s", "20")
     with ThreadPoolExecutor(1) as pool:
-        (reader,) = open_streams(server, pool, 1, max_tokens=300)
+        (reader,) = open_streams(server, pool, 1, max_tokens=600)
         come_back(server.post(TEXT, prompt="a" * 250, max_tokens=200), 503, "memory_pressure")
         server.signal(signal.SIGTERM)
         until(lambda: server.get("/readyz").status_code == 503, 2)
@@ -149,7 +150,7 @@ def test_memory_pressure_and_draining(serve: Serve) -> None:
 
 def test_client_leaves(troubled: LiveServer) -> None:
     with ThreadPoolExecutor(1) as pool, two_rows(troubled) as leave:
-        waiting = pool.submit(httpx.post, troubled.url + TEXT, json=SHORT, timeout=0.5)
+        waiting = pool.submit(httpx.post, troubled.url + TEXT, json=SHORT, timeout=1.0)
         until(lambda: troubled.metrics()["queued_requests"] == 1, 10)
         assert isinstance(waiting.exception(), httpx.ReadTimeout)
         until(lambda: troubled.metrics()["queued_requests"] == 0, 2)  # its entry in the queue
@@ -180,11 +181,17 @@ EXCEPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def alone(troubled: LiveServer) -> str:
+    """Return what somebody else is told when nobody is in trouble."""
+    return str(troubled.post(TEXT, **OTHERS).json()["choices"][0]["text"])
+
+
 @pytest.mark.parametrize(("path", "body"), EXCEPTIONS.values(), ids=EXCEPTIONS)
-def test_exception_in_one_row(troubled: LiveServer, path: str, body: dict[str, Any]) -> None:
-    asked = {"prompt": "somebody else", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
-    alone = troubled.post(TEXT, **asked).json()["choices"][0]["text"]
-    with streaming(troubled, **asked) as lines:
+def test_exception_in_one_row(
+    troubled: LiveServer, alone: str, path: str, body: dict[str, Any]
+) -> None:
+    with streaming(troubled, **OTHERS) as lines:
         somebody_else = Reading().read(lines, most=1)
         error = fail(troubled, path, body)
         somebody_else.read(lines)
