@@ -53,7 +53,9 @@ def stopping() -> None:
 
 @hookspec
 def request_received(request: GenerationRequest) -> None:
-    """Learn that a request was submitted.
+    """Learn that a request was let in: it is about to be submitted.
+
+    The engine may still find its queue full; then ``request_refused`` follows.
 
     **Tell.** Called on the event loop: must not block.
     """
@@ -61,7 +63,10 @@ def request_received(request: GenerationRequest) -> None:
 
 @hookspec
 def request_refused(status: int, code: str) -> None:
-    """Learn that a request was refused before it was submitted.
+    """Learn that a request was refused before it ran.
+
+    Told once for each refusal: of a plugin (``authenticate``, ``admit``) or of the engine, which
+    may be loading, draining, stopped or full.
 
     **Tell.** Called on the event loop: must not block.
     """

@@ -274,6 +274,18 @@ def test_a_drain_ends_what_is_late_with_an_error() -> None:
     assert end.error.status == 503
 
 
+def test_what_comes_after_a_drain_is_refused_and_told() -> None:
+    listener = Listener()
+    it = bench(model(), listener)
+    it.inbox.put(Drain(time.monotonic() + 60))
+    it.submit(request("late", prompt(20), choices=2))
+    it.run()
+    for choice in range(2):
+        error = it.replies.finish("late", choice).error
+        assert (error.status, error.code, error.retry_after) == (503, "shutting_down", 30.0)
+    assert listener.ends == ["late", "late"]
+
+
 def order_of_endings(it: Bench) -> list[str]:
     return [e.request_id for e in it.replies.events if e.finish]
 

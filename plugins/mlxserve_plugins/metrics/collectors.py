@@ -71,7 +71,7 @@ def documented(
     free = max(status.total_blocks - status.used_blocks, 0)
     fatal = status.counters.get(DIST_FATAL, 0.0)
     return {
-        "active_sequences": ("Sequences that own a row", status.running),
+        "active_sequences": ("Sequences that own a row, in prefill or in decode", status.running),
         "queued_requests": ("Requests that wait", status.waiting),
         "used_blocks": ("KV blocks in use by sequences", status.used_blocks),
         "free_blocks": ("KV blocks that sequences can have, cached ones included", free),
@@ -85,7 +85,10 @@ def gauges(status: EngineStatus) -> dict[str, tuple[str, float]]:
     """Return the status under vLLM's stems, and what vLLM has no name for."""
     used = status.used_blocks / status.total_blocks if status.total_blocks else 0.0
     return {
-        "num_requests_running": ("Sequences that own a row", status.running),
+        "num_requests_running": (
+            "Sequences that own a row, in prefill or in decode",
+            status.running,
+        ),
         "num_requests_waiting": ("Requests that wait", status.waiting),
         "kv_cache_usage_perc": ("Share of KV blocks in use; 1 is all", used),
         "cached_blocks": ("KV blocks that only the cache holds", status.cached_blocks),
