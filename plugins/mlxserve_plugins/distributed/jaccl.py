@@ -7,11 +7,11 @@ a launcher that only looks at them.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, frozen
 
-from mlxserve_hookspecs import Group, Rank, RankPlan, SettingError, hookimpl, option
+from mlxserve_hookspecs import Group, RankPlan, SettingError, hookimpl, option
 from mlxserve_plugins.distributed.environment import split_address
 from mlxserve_plugins.distributed.hostfile import (
     Hostfile,
@@ -21,7 +21,7 @@ from mlxserve_plugins.distributed.hostfile import (
     read_json,
 )
 from mlxserve_plugins.distributed.local import UnavailableError, count_of_ranks, server_command
-from mlxserve_plugins.distributed.member import Member
+from mlxserve_plugins.distributed.member import Backend
 from mlxserve_plugins.distributed.probe import Abilities, abilities
 from mlxserve_plugins.distributed.remote import Launch, run_there
 
@@ -51,23 +51,20 @@ class JacclOptions:
 
 
 @define
-class Jaccl:
+class Jaccl(Backend):
     """Launches a rank on each of the hosts through ``mlx.launch``."""
 
+    name: ClassVar[str] = "jaccl"
     options: JacclOptions
-    member: Member = field(factory=Member)
     probe: Callable[[str], Abilities] = abilities
     run: Callable[[Launch], int] = run_there
 
-    @hookimpl
-    def launch_ranks(self, argv: Sequence[str], plan: RankPlan) -> int | None:
-        """Launch, unless this is a rank already."""
-        return self.member.launch(plan, lambda: self._run(argv, plan))
-
-    @hookimpl
-    def this_rank(self) -> Rank | None:
-        """Answer with what the launcher left."""
-        return self.member.rank()
+    def run_ranks(self, argv: Sequence[str], plan: RankPlan) -> int:
+        """Run one on each host."""
+        launch = jaccl_launch(self.options, argv, plan)
+        if not self.probe("jaccl").is_available:
+            raise UnavailableError(not_available())
+        return self.run(launch)
 
     @hookimpl
     def join_group(self) -> Group | None:
@@ -77,15 +74,9 @@ class Jaccl:
         import mlx.core as mx  # noqa: PLC0415 - heavy
 
         fill_environment(self.options)
-        if not mx.distributed.is_available("jaccl"):
+        if not mx.distributed.is_available(self.name):
             raise UnavailableError(not_available())
-        return mx.distributed.init(strict=True, backend="jaccl")
-
-    def _run(self, argv: Sequence[str], plan: RankPlan) -> int:
-        launch = jaccl_launch(self.options, argv, plan)
-        if not self.probe("jaccl").is_available:
-            raise UnavailableError(not_available())
-        return self.run(launch)
+        return super().join_group()
 
 
 def not_available() -> str:

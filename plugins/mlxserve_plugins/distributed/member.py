@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from attrs import define, field
 
-from mlxserve_hookspecs import Rank, RankPlan
+from mlxserve_hookspecs import Group, Rank, RankPlan, hookimpl
 from mlxserve_plugins.distributed import leash
 from mlxserve_plugins.distributed.environment import (
     Membership,
@@ -51,3 +53,43 @@ class Member:
         if self.membership.leash is not None:
             leash.hold(self.membership.leash)
         return self.membership.rank
+
+
+@define
+class Backend(ABC):
+    """A plugin that runs a model on several ranks.
+
+    Attributes:
+        name: The backend's, in MLX's words.
+        member: Whether this process is a rank already.
+    """
+
+    name: ClassVar[str]
+    member: Member = field(factory=Member, kw_only=True)
+
+    @hookimpl
+    def launch_ranks(self, argv: Sequence[str], plan: RankPlan) -> int | None:
+        """Launch, unless this is a rank already."""
+        return self.member.launch(plan, lambda: self.run_ranks(argv, plan))
+
+    @hookimpl
+    def this_rank(self) -> Rank | None:
+        """Answer with what the launcher left."""
+        return self.member.rank()
+
+    @hookimpl
+    def join_group(self) -> Group | None:
+        """Join the others; they may take a while."""
+        if self.member.membership is None:
+            return None
+        import mlx.core as mx  # noqa: PLC0415 - heavy
+
+        return mx.distributed.init(strict=True, backend=self.name)
+
+    @abstractmethod
+    def run_ranks(self, argv: Sequence[str], plan: RankPlan) -> int:
+        """Run all ranks; return the status of the whole.
+
+        Raises:
+            SettingError: What was asked for contradicts itself, or cannot be had.
+        """

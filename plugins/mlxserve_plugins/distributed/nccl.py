@@ -2,50 +2,32 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
-from attrs import define, field
+from attrs import define
 
-from mlxserve_hookspecs import Group, Rank, RankPlan, hookimpl
+from mlxserve_hookspecs import RankPlan
 from mlxserve_plugins.distributed.local import (
     LOOPBACK,
     UnavailableError,
     free_ports,
     run_here,
 )
-from mlxserve_plugins.distributed.member import Member
+from mlxserve_plugins.distributed.member import Backend
 from mlxserve_plugins.distributed.probe import Abilities, abilities
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 @define
-class Nccl:
+class Nccl(Backend):
     """Launches one rank for each GPU."""
 
-    member: Member = field(factory=Member)
+    name: ClassVar[str] = "nccl"
     probe: Callable[[str], Abilities] = abilities
 
-    @hookimpl
-    def launch_ranks(self, argv: Sequence[str], plan: RankPlan) -> int | None:
-        """Launch, unless this is a rank already."""
-        return self.member.launch(plan, lambda: self._run(argv, plan))
-
-    @hookimpl
-    def this_rank(self) -> Rank | None:
-        """Answer with what the launcher left."""
-        return self.member.rank()
-
-    @hookimpl
-    def join_group(self) -> Group | None:
-        """Join the others; each computes on the one GPU that it sees."""
-        if self.member.membership is None:
-            return None
-        import mlx.core as mx  # noqa: PLC0415 - heavy
-
-        return mx.distributed.init(strict=True, backend="nccl")
-
-    def _run(self, argv: Sequence[str], plan: RankPlan) -> int:
+    def run_ranks(self, argv: Sequence[str], plan: RankPlan) -> int:
+        """Run one for each GPU."""
         size = nccl_size(plan.local_ranks, self.probe("nccl"))
         port, control = free_ports(2)
         return run_here(argv, nccl_variables(size, port, os.environ), control)

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import ClassVar, Final
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
-from mlxserve_hookspecs import Group, Rank, RankPlan, SettingError, hookimpl, option
+from mlxserve_hookspecs import RankPlan, SettingError, option
 from mlxserve_plugins.distributed.hostfile import Hostfile, read_hostfile
 from mlxserve_plugins.distributed.local import (
     LOOPBACK,
@@ -18,7 +18,7 @@ from mlxserve_plugins.distributed.local import (
     run_here,
     server_command,
 )
-from mlxserve_plugins.distributed.member import Member
+from mlxserve_plugins.distributed.member import Backend
 from mlxserve_plugins.distributed.remote import Launch, run_there
 
 FLAG: Final = "--distributed-hostfile"
@@ -50,34 +50,16 @@ def run_ring_here(argv: Sequence[str], size: int) -> int:
 
 
 @define
-class Ring:
+class Ring(Backend):
     """Launches ranks here or, through ``mlx.launch``, on the machines of a hostfile."""
 
+    name: ClassVar[str] = "ring"
     options: RingOptions
-    member: Member = field(factory=Member)
     here: Callable[[Sequence[str], int], int] = run_ring_here
     there: Callable[[Launch], int] = run_there
 
-    @hookimpl
-    def launch_ranks(self, argv: Sequence[str], plan: RankPlan) -> int | None:
-        """Launch, unless this is a rank already."""
-        return self.member.launch(plan, lambda: self._run(argv, plan))
-
-    @hookimpl
-    def this_rank(self) -> Rank | None:
-        """Answer with what the launcher left."""
-        return self.member.rank()
-
-    @hookimpl
-    def join_group(self) -> Group | None:
-        """Join the ring; the others may take a while."""
-        if self.member.membership is None:
-            return None
-        import mlx.core as mx  # noqa: PLC0415 - heavy
-
-        return mx.distributed.init(strict=True, backend="ring")
-
-    def _run(self, argv: Sequence[str], plan: RankPlan) -> int:
+    def run_ranks(self, argv: Sequence[str], plan: RankPlan) -> int:
+        """Run them here or there."""
         path = self.options.hostfile
         hosts = read_hostfile(path, FLAG) if path else None
         size = ring_size(plan.local_ranks, hosts)

@@ -63,13 +63,13 @@ class Calls:
         return 12
 
     def ring(self, hostfile: Path | None = None) -> Ring:
-        return Ring(RingOptions(hostfile), NOBODY, self.run_here, self.run_there)
+        return Ring(RingOptions(hostfile), self.run_here, self.run_there, member=NOBODY)
 
     def jaccl(
         self, devices: Path | None, coordinator: str | None = None, has: bool = True
     ) -> Jaccl:
         options = JacclOptions(devices, coordinator or None)
-        return Jaccl(options, NOBODY, lambda _: Abilities(is_available=has), self.run_there)
+        return Jaccl(options, lambda _: Abilities(is_available=has), self.run_there, member=NOBODY)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_outside_of_ranks_there_is_no_rank_and_no_group(calls: Calls) -> None:
     assert calls.ring().this_rank() is None
     assert calls.ring().join_group() is None
     assert calls.jaccl(None).join_group() is None
-    assert Nccl(NOBODY).join_group() is None
+    assert Nccl(member=NOBODY).join_group() is None
 
 
 def test_mlx_rank_alone_is_refused_rather_than_launched_again(
