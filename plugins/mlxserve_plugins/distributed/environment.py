@@ -35,7 +35,8 @@ class Membership:
 def common(size: int, control: tuple[str, int]) -> dict[str, str]:
     """Return the variables that all ranks of one run share, with a new secret."""
     host, port = control
-    return {RANKS: str(size), CONTROL: f"{host}:{port}", SECRET: token_hex(32)}
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return {RANKS: str(size), CONTROL: address, SECRET: token_hex(32)}
 
 
 def own(rank: int) -> dict[str, str]:

@@ -119,6 +119,14 @@ class Supervisor:
             self._end()
         elif rank is self._ranks[0]:
             asyncio.get_running_loop().call_later(self.patience, self._end)
+        elif self._signal is None:
+            asyncio.get_running_loop().call_later(self.patience, self._miss)
+
+    def _miss(self) -> None:
+        """End all when a rank has left, however well, and rank 0 goes on without it."""
+        if self._ranks[0].returncode is None and self._signal is None:
+            self._status = self._status or 1
+            self._end()
 
     def _hear(self, number: signal.Signals) -> None:
         if self._signal is not None:
