@@ -21,7 +21,13 @@ from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, models
 log = structlog.get_logger("mlxserve.model")
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-SPLIT = ("num_attention_heads", "num_key_value_heads")
+SPLIT = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_attention_groups",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+)
 """What tensor parallelism splits: whole heads go to a rank."""
 
 FORMS = "a hub id (org/name), an existing folder, or a form that an active plugin knows"
@@ -76,7 +82,7 @@ def load(
         check_shardable(source.folder, options, size)
     model, wrapper, config = _load(source, options)
     if size > 1:
-        _shard(model, group)
+        shard(model, group)
     _cast(model, options.dtype)
     mx.eval(model.parameters())
     identity = source.identity
@@ -135,10 +141,24 @@ def check_shardable(folder: Path, options: ModelOptions, size: int) -> None:
             )
 
 
-def _shard(model: Any, group: Any) -> None:
+def shard(model: Any, group: Any) -> None:
+    """Split a model whose weights were not read yet: shapes that do not fit show before they are.
+
+    Raises:
+        ModelError: The architecture cannot be split, or this model not over as many ranks.
+    """
     if not hasattr(model, "shard"):
-        raise ModelError("models of this architecture cannot be split over ranks")
-    model.shard(group)
+        raise ModelError(
+            f"models of this architecture ({getattr(model, 'model_type', 'unknown')}) cannot be "
+            "split over ranks; drop --distributed-mode"
+        )
+    try:
+        model.shard(group)
+    except (ValueError, AssertionError) as error:
+        raise ModelError(
+            f"{group.size()} ranks cannot share the layers of this model evenly (quantized ones go "
+            f"by whole groups); choose another number of ranks: {_line(error)}"
+        ) from error
 
 
 def _line(error: Exception) -> str:
