@@ -137,6 +137,11 @@ class DistributedOptions:
         "seconds without a sign of life after which a rank counts as dead",
         check=and_(ge(2.0), le(3600.0)),
     )
+    distributed_step_timeout_s: float = option(
+        120.0,
+        "seconds of one step after which the ranks count as stuck; 0 is never",
+        check=_seconds,
+    )
 
 
 Core: TypeAlias = (

@@ -195,6 +195,7 @@ class Engine:
                 self._prefilled += self.prefiller.run(together)
             except Exception as error:
                 log.exception("prefill failed", rows=len(together))
+                self.agreement.survive(error)
                 self.prefiller.reset()
                 self._count("failed_steps", 1)
                 for sequence, _ in together:
@@ -329,6 +330,7 @@ class Engine:
     def _fail_batch(self, error: Exception) -> None:
         """Fail everything that decodes: its tokens and KV cannot be trusted any more."""
         log.error("decode step failed", rows=len(self.scheduler.decoding), exc_info=error)
+        self.agreement.survive(error)
         self._inflight = None
         self.decoder.reset()
         self._count("failed_steps", 1)

@@ -6,6 +6,7 @@ import signal
 import structlog
 
 from mlxserve.engine.build import build
+from mlxserve.engine.engine import Engine
 from mlxserve.ranks.frames import LinkBrokenError
 from mlxserve.ranks.inboxes import FollowerInbox
 from mlxserve.ranks.link import Links, follow
@@ -27,23 +28,37 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     Returns:
         The exit status: 0 after rank 0's goodbye.
     """
-    # Signals of a terminal reach every rank; rank 0 drains and says goodbye.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         link = follow(rank, patience)
     except LinkBrokenError as error:
         raise MlxserveError(f"rank {rank.rank} finds no rank 0: {error}") from error
-    links = Links([link], resolved.distributed.distributed_timeout_s, _leave)
+    # Signals may reach every rank; rank 0 drains, and says goodbye or is gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asked = resolved.distributed
+    links = Links([link], asked.distributed_timeout_s, _leave, asked.distributed_step_timeout_s)
     links.watch()
     inbox = FollowerInbox(link=link)
-    built = build(resolved, lambda _what, _done, _total: None, inbox, lambda _events: None)
-    log.info("following", rank=rank.rank, of=rank.size)
-    while not inbox.closed:
-        built.engine.step()
+    try:
+        built = build(resolved, lambda _what, _done, _total: None, inbox, lambda _events: None)
+    except MlxserveError as error:
+        raise MlxserveError(f"rank {rank.rank}: {error}") from error
+    log.info("following", of=rank.size)
+    links.age = lambda: inbox.age
+    _step(built.engine, inbox)
     links.close()
     built.engine.scheduler.cache.close(FLUSH_TIMEOUT)
     return 0
+
+
+def _step(engine: Engine, inbox: FollowerInbox) -> None:
+    """Run until rank 0's goodbye, or end the process."""
+    try:
+        while not inbox.closed:
+            engine.step()
+    except Exception as error:
+        log.exception("the engine stopped")
+        _leave(f"{type(error).__name__}: {error}")
 
 
 def _leave(reason: str) -> None:

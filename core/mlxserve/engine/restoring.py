@@ -46,10 +46,14 @@ class Restorer:
 
     def ready(self, sequence: Sequence, keys: Items[BlockKey]) -> bool:
         """Start or continue loading what is kept of ``keys``; return whether it is all there."""
+        # Every rank must ask the same questions: what it sees for itself decides none of them.
         restore = sequence.restore
-        if restore is None or (restore.done and self._agreed(self._reach(keys)) > restore.blocks):
+        if restore is not None and not self._agreed(int(restore.done)):
+            return False
+        if restore is None or self._agreed(self._reach(keys)) > restore.blocks:
             restore = sequence.restore = self._find(keys)
-        return bool(self._agreed(int(restore.done)))
+            return bool(self._agreed(int(restore.done)))
+        return True
 
     def _agreed(self, value: int) -> int:
         may_differ = self.states or any(tier.medium == "host" for tier in self.tiers)

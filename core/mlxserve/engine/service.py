@@ -79,6 +79,7 @@ class EngineService:
         """Start the thread: it loads the model, warms up and serves."""
         if self.links is not None:
             self.links.fatal = self._ranks_failed
+            self.links.age = self._age
             self.links.watch()
         self._thread.start()
 
@@ -88,12 +89,14 @@ class EngineService:
 
     def status(self) -> EngineStatus:
         """Return the engine as it was after its last iteration; any thread."""
-        age = self._inbox.age if self._client.loaded else 0.0
-        status = evolve(self._status, last_step_age=age)
+        status = evolve(self._status, last_step_age=self._age())
         if self._fatal is None:
             return status
         counters = {**status.counters, "dist_fatal": 1.0}
         return evolve(status, ready=False, error=self._fatal, counters=counters)
+
+    def _age(self) -> float:
+        return self._inbox.age if self._client.loaded else 0.0
 
     def _tell_refused(self, status: int, code: str) -> None:
         tell(self.resolved.plugins, lifecycle.request_refused)(status=status, code=code)

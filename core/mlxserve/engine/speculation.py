@@ -140,7 +140,19 @@ class Speculator:
                 if self._is_draft(draft, left.get(uid)):
                     drafts[uid] = draft
                     del left[uid]
-        return drafts
+        return self._agreed([s.uid for s in asked], drafts, max(planned.values()))
+
+    def _agreed(self, uids: Items[int], drafts: dict[int, Draft], width: int) -> dict[int, Draft]:
+        """Return the drafts as far as every rank has them."""
+        if self.agreement.alone:
+            return drafts
+        mine = [drafts.get(uid, Draft()) for uid in uids]
+        agreed = self.agreement.common([draft.tokens for draft in mine], width)
+        return {
+            uid: _cut(draft, len(tokens))
+            for uid, draft, tokens in zip(uids, mine, agreed, strict=True)
+            if tokens
+        }
 
     def _interest(self, asked: Items[DraftRequest]) -> set[int]:
         wanted: set[int] = set()
@@ -273,8 +285,12 @@ def constrain(sequence: Sequence, draft: Draft) -> Draft:
         masks.append(constraint.mask())
     constraint.rollback(len(kept))
     sequence.masks = masks
+    return _cut(draft, len(kept))
+
+
+def _cut(draft: Draft, length: int) -> Draft:
     held = draft.probabilities
-    return Draft(tuple(kept), None if held is None or not kept else held[: len(kept)])
+    return Draft(draft.tokens[:length], None if held is None or not length else held[:length])
 
 
 def _request(sequence: Sequence, room: int) -> DraftRequest:

@@ -1,6 +1,7 @@
 """Inboxes of several ranks: rank 0 sends each turn on before it acts on it."""
 
 import queue
+import time
 from collections.abc import Sequence
 
 from attrs import define, field
@@ -43,10 +44,12 @@ class FollowerInbox(Inbox):
 
     def take(self, wait: float) -> Turn:
         """Return rank 0's next turn; an idle engine waits up to ``wait`` seconds for one."""
+        self._taken_at = None  # whoever waits for rank 0 is not stuck
         try:
             body = self.link.frames.get(timeout=wait or None)
         except queue.Empty:
             return Turn(0.0)
+        self._taken_at = time.monotonic()
         turn, stop = decode(body)
         if stop:
             self.close()

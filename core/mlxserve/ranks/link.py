@@ -84,17 +84,20 @@ class Links:
         links: The links.
         timeout: Seconds without a sign of life after which a rank counts as dead.
         fatal: Told when one is.
+        patience: Seconds after which a step counts as stuck, here or where it waits for another
+            rank's: threads that beat say nothing about it. 0 is never.
+        age: Returns the seconds that this process's step has taken so far.
     """
 
     links: list[Link]
     timeout: float
     fatal: Fatal
+    patience: float = 0.0
+    age: Callable[[], float] = field(default=lambda: 0.0)
     closing: bool = False
 
     def watch(self) -> None:
-        """Start the links and the watch over them."""
-        for link in self.links:
-            link.start()
+        """Watch in the background from now on."""
         threading.Thread(target=self._watch, name="mlxserve-ranks", daemon=True).start()
 
     def close(self) -> None:
@@ -103,43 +106,71 @@ class Links:
 
     def _watch(self) -> None:
         while not self.closing:
-            for link in self.links:
-                silence = time.monotonic() - link.seen
-                if self.closing:
-                    return
-                if link.broken is not None:
-                    self.fatal(f"rank {link.peer} is gone: {link.broken}")
-                    return
-                if silence > self.timeout:
-                    self.fatal(f"rank {link.peer} has been silent for {silence:.0f} s")
-                    return
+            trouble = self._trouble()
+            if self.closing:
+                return
+            if trouble is not None:
+                self.fatal(trouble)
+                return
             time.sleep(BEAT / 4)
+
+    def _trouble(self) -> str | None:
+        for link in self.links:
+            silence = time.monotonic() - link.seen
+            if link.broken is not None:
+                return f"rank {link.peer} is gone: {link.broken}"
+            if silence > self.timeout:
+                return f"rank {link.peer} has been silent for {silence:.0f} s"
+        age = self.age()
+        if self.patience and age > self.patience:
+            return f"a step has taken {age:.0f} s: a rank is stuck, or too slow for the others"
+        return None
 
 
 def lead(rank: Rank, timeout: float) -> list[Link]:
-    """Wait for the other ranks to connect to rank 0.
+    """Wait for the other ranks to connect to rank 0; those that came are kept awake meanwhile.
 
     Raises:
-        LinkBrokenError: They did not, within ``timeout`` seconds.
+        LinkBrokenError: They did not, within ``timeout`` seconds, or one came and went.
     """
     found: dict[int, Link] = {}
-    with socket.create_server(rank.control, reuse_port=False) as listener:
+    with _listen(rank) as listener:
+        listener.settimeout(BEAT / 4)
         deadline = time.monotonic() + timeout
         while len(found) < rank.size - 1:
-            listener.settimeout(max(deadline - time.monotonic(), 0.01))
-            try:
-                connection, _ = listener.accept()
-                link = _welcome(connection, rank)
-            except TimeoutError as error:
+            for link in found.values():
+                if link.broken is not None:
+                    raise LinkBrokenError(f"rank {link.peer} came and went: {link.broken}")
+            if time.monotonic() > deadline:
                 missing = sorted(set(range(1, rank.size)) - found.keys())
-                raise LinkBrokenError(f"ranks {missing} did not come") from error
-            if link is not None:
-                found[link.peer] = link
+                raise LinkBrokenError(f"ranks {missing} did not come within {timeout:.0f} s")
+            if (came := _accept(listener, rank)) is not None:
+                found[came.peer] = came
+                came.start()
     return [found[peer] for peer in sorted(found)]
 
 
+def _listen(rank: Rank) -> socket.socket:
+    host, port = rank.control
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server(rank.control, family=family)
+    except OSError as error:
+        raise LinkBrokenError(
+            f"{host}:{port}, where the others are to meet it, cannot be had: {error.strerror}"
+        ) from error
+
+
+def _accept(listener: socket.socket, rank: Rank) -> Link | None:
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        return None
+    return _welcome(connection, rank)
+
+
 def follow(rank: Rank, timeout: float) -> Link:
-    """Connect to rank 0.
+    """Connect to rank 0, and beat from then on.
 
     Raises:
         LinkBrokenError: It is not there, within ``timeout`` seconds.
@@ -156,7 +187,9 @@ def follow(rank: Rank, timeout: float) -> Link:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(_ticket(rank, rank.rank))
     connection.settimeout(None)
-    return Link(0, connection)
+    link = Link(0, connection)
+    link.start()
+    return link
 
 
 TICKET: Final = 4 + 32

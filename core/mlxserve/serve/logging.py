@@ -25,14 +25,21 @@ STUBBORN: Final = ("huggingface_hub", "transformers")
 log = structlog.get_logger("mlxserve.requests")
 
 
-def configure_logging(options: LoggingOptions, stream: TextIO) -> None:
-    """Send all logs of this process to ``stream``, structlog's and the standard library's."""
+def configure_logging(options: LoggingOptions, stream: TextIO, *, rank: int = 0) -> None:
+    """Send all logs of this process to ``stream``, structlog's and the standard library's.
+
+    Args:
+        options: Form and level.
+        stream: Where to.
+        rank: Stands in each line of a rank that serves nobody; ranks share one stream.
+    """
+    shared = _shared(rank)
     console = options.log_format == "console" or (options.log_format == "auto" and stream.isatty())
     level = logging.getLevelNamesMapping()[options.log_level.upper()]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=_shared(),
+            foreign_pre_chain=shared,
             processors=[
                 ProcessorFormatter.remove_processors_meta,
                 *_rendering(console, colors=stream.isatty()),
@@ -46,7 +53,7 @@ def configure_logging(options: LoggingOptions, stream: TextIO) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(capture=True)
     structlog.configure(
-        processors=[*_shared(), ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -102,9 +109,15 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
 
 
-def _shared() -> Sequence[Processor]:
+def _shared(rank: int) -> Sequence[Processor]:
+    def number(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if rank:
+            event["rank"] = rank
+        return event
+
     return [
         structlog.contextvars.merge_contextvars,
+        number,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -39,7 +39,7 @@ def run(resolved: Resolved) -> int:
     if status is not None:
         return status
     rank = ask(resolved.plugins, distribution.this_rank)()
-    configure_logging(resolved.logging, sys.stderr)
+    configure_logging(resolved.logging, sys.stderr, rank=rank.rank if rank else 0)
     if rank is not None and rank.rank > 0:
         return follow_rank(resolved, rank)
     with listen(resolved.server.host, resolved.server.port) as listener:
@@ -63,7 +63,13 @@ def links_of(resolved: Resolved, rank: Rank | None) -> Links | None:
         links = lead(rank, STARTING)
     except LinkBrokenError as error:
         raise MlxserveError(f"rank 0 stays alone: {error}") from error
-    return Links(links, resolved.distributed.distributed_timeout_s, lambda _reason: None)
+    asked = resolved.distributed
+    return Links(
+        links,
+        asked.distributed_timeout_s,
+        lambda _reason: None,
+        asked.distributed_step_timeout_s,
+    )
 
 
 def follow_rank(resolved: Resolved, rank: Rank) -> int:
