@@ -1,8 +1,9 @@
 """``bench speculation``: how fast work goes that copies from its prompt, and work that does not."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
@@ -12,6 +13,9 @@ from mlxserve_plugins.bench.flags import Compared, count, counts, flag
 from mlxserve_plugins.bench.load import closed_loop
 from mlxserve_plugins.bench.report import Report, tell
 from mlxserve_plugins.bench.tasks import TASKS, VARIANTS
+
+RUN: Final = 4
+WORD: Final = re.compile(r"\w+|[^\w\s]")
 
 
 @frozen(kw_only=True)
@@ -30,11 +34,14 @@ class Rounds:
     total: list[float | None] = field(factory=list)
     decode: list[float | None] = field(factory=list)
     replies: list[frozenset[str]] = field(factory=list)
+    copies: list[float | None] = field(factory=list)
     failed: int = 0
 
-    def add(self, traces: Sequence[Trace]) -> None:
+    def add(self, traces: Sequence[Trace], asks: Sequence[Ask]) -> None:
         """Take a round in."""
         self.total.append(rate(traces))
+        prompts = " ".join(str(ask.prompt) for ask in asks)
+        self.copies.append(copied(" ".join(trace.text for trace in traces), prompts))
         self.decode.append(decode_rate(traces))
         self.replies.append(frozenset(trace.text for trace in traces))
         self.failed += sum(trace.error is not None for trace in traces)
@@ -49,8 +56,21 @@ async def speculation(flags: SpeculationFlags) -> Report:
             for clients in flags.concurrency:
                 rows += await _measure(servers, task, clients, flags)
     title = f"Chats at temperature 0, up to {flags.max_tokens} tokens; a first round not counted"
-    notes = [f"x, decode_x: {flags.url} as a multiple of the row's"] if flags.baseline_url else []
+    notes = [f"copied: share of the reply's runs of {RUN} words that are in the prompt"]
+    if flags.baseline_url:
+        notes.append(f"x, decode_x: {flags.url} as a multiple of the row's")
     return Report(title=title, rows=rows, notes=notes, failed=any(row["failed"] for row in rows))
+
+
+def copied(reply: str, prompt: str) -> float | None:
+    """Return the share of the runs of ``RUN`` words of ``reply`` that are in ``prompt`` too."""
+    runs, known = list(_runs(reply)), set(_runs(prompt))
+    return sum(run in known for run in runs) / len(runs) if runs else None
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = WORD.findall(text)
+    return zip(*(words[at:] for at in range(RUN)), strict=False)
 
 
 async def _measure(
@@ -66,7 +86,7 @@ async def _measure(
     for turn in range(flags.repeats):
         pairs = [*zip(servers, found, strict=True)]
         for server, rounds in pairs if turn % 2 == 0 else pairs[::-1]:
-            rounds.add(await closed_loop(server, asks, clients))
+            rounds.add(await closed_loop(server, asks, clients), asks)
     rows = [
         _row(server, task, clients, rounds, found[0])
         for server, rounds in zip(servers, found, strict=True)
@@ -82,6 +102,7 @@ def _row(server: Server, task: str, clients: int, rounds: Rounds, first: Rounds)
     row["decode/s"] = middle(rounds.decode)
     row["x"] = ratio(middle(first.total), row["tokens/s"])
     row["decode_x"] = ratio(middle(first.decode), row["decode/s"])
+    row["copied"] = middle(rounds.copies)
     row["same_text"] = "yes" if rounds.replies == first.replies else "no"
     row["failed"] = rounds.failed
     return row

@@ -1,4 +1,7 @@
-"""Work for ``bench speculation``: replies that repeat their prompt, and replies that do not."""
+"""Work for ``bench speculation``: replies that repeat their prompt, and replies that do not.
+
+Asked for in words that even a very small model follows: what counts is that the reply copies.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -49,22 +52,20 @@ def rewrite(number: int) -> str:
 
 
 def extract(number: int) -> str:
-    """Ask for fields of a JSON document."""
+    """Ask for a JSON document with some of its fields."""
     people = [
         {"id": 100 + at, "name": name, "town": town, "email": f"{name.lower()}@example.org"}
         for at, (name, town) in enumerate(zip(NAMES, TOWNS, strict=True), start=number)
     ]
-    return (
-        f"Here is a JSON document:\n\n{json.dumps(people, indent=1)}\n\n"
-        "Copy the name and the email of every person, as a JSON list of objects."
-    )
+    lines = "\n".join(json.dumps(person) for person in people)
+    return f"Repeat these JSON lines without the field id:\n\n{lines}"
 
 
 def continue_code(number: int) -> str:
-    """Ask for the rest of a program."""
+    """Ask for a program whose last method is to be completed."""
     return (
-        "Continue this Python class with the methods withdraw, transfer and close:\n\n"
-        f"{CODE.format(name=NAMES[number])}"
+        f"Here is a Python class:\n\n{CODE.format(name=NAMES[number])}\n"
+        "Write this class again and complete the method withdraw."
     )
 
 

@@ -20,6 +20,7 @@ from mlxserve_plugins.bench.process import Command
 from mlxserve_plugins.bench.report import Report, as_text
 from mlxserve_plugins.bench.restart import RestartFlags, measure
 from mlxserve_plugins.bench.soak import SoakFlags, growth, resident, soak, unexpected
+from mlxserve_plugins.bench.speculation import copied
 from mlxserve_plugins.bench.tasks import TASKS, VARIANTS
 
 from .fake_server import Behaviour, serving
@@ -137,6 +138,12 @@ def test_speculation_compares_two_servers_text_included(
     assert [row["task"] for row in found[::2]] == list(TASKS)
     assert {row["same_text"] for row in found[::2]} == {"yes"}
     assert {row["same_text"] for row in found[1::2]} == {"no"}
+
+
+def test_what_a_reply_copies_is_counted_in_runs_of_words() -> None:
+    assert copied("one two three four five", "zero one two three four") == 0.5
+    assert copied("a, b", "a, b and so on") is None
+    assert copied("nothing of it is there", "one two three four") == 0.0
 
 
 @pytest.mark.parametrize("task", TASKS)
