@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import structlog
@@ -57,15 +58,21 @@ class Link:
         except OSError as error:
             raise LinkBrokenError(f"rank {self.peer} is gone: {error}") from error
 
+    def close(self) -> None:
+        """Hang up, on both sides."""
+        with suppress(OSError):  # the other side was quicker
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def _read(self) -> None:
-        try:
-            while True:
-                body = receive(self.connection)
-                self.seen = time.monotonic()
-                if body:
-                    self.frames.put(body)
-        except LinkBrokenError as error:
-            self.broken = str(error)
+        with self.connection:
+            try:
+                while True:
+                    body = receive(self.connection)
+                    self.seen = time.monotonic()
+                    if body:
+                        self.frames.put(body)
+            except LinkBrokenError as error:
+                self.broken = str(error)
 
     def _beat(self) -> None:
         try:
@@ -134,7 +141,7 @@ def lead(rank: Rank, timeout: float) -> list[Link]:
         LinkBrokenError: They did not, within ``timeout`` seconds, or one came and went.
     """
     found: dict[int, Link] = {}
-    with _listen(rank) as listener:
+    with _listen(rank) as listener, ExitStack() as otherwise:
         listener.settimeout(BEAT / 4)
         deadline = time.monotonic() + timeout
         while len(found) < rank.size - 1:
@@ -146,7 +153,9 @@ def lead(rank: Rank, timeout: float) -> list[Link]:
                 raise LinkBrokenError(f"ranks {missing} did not come within {timeout:.0f} s")
             if (came := _accept(listener, rank)) is not None:
                 found[came.peer] = came
+                otherwise.callback(came.close)
                 came.start()
+        otherwise.pop_all()
     return [found[peer] for peer in sorted(found)]
 
 

@@ -15,9 +15,8 @@ from mlxserve_hookspecs import SettingError
 from mlxserve_plugins.distributed.environment import LEASH, common
 from mlxserve_plugins.distributed.hostfile import Host, Hostfile
 from mlxserve_plugins.distributed.leash import INTERRUPT, STDIN
-from mlxserve_plugins.distributed.supervisor import Command, supervise
+from mlxserve_plugins.distributed.supervisor import LAUNCHER, Command, supervise
 
-LAUNCHER: Final = "mlx.launch"
 CONTROL_OFFSET: Final = 1000
 """How far the control link's port is from the first port of the ranks."""
 

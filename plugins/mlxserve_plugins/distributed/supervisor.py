@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ PATIENCE: Final = 10.0
 
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STDERR: Final = 2
+LAUNCHER: Final = "mlx.launch"
 
 
 @frozen
@@ -115,12 +117,17 @@ class Supervisor:
             status = status or 1  # a server that nobody stopped did not end well
         if status and not self._status:
             self._status = status
+            if self._signal is None:
+                sys.stderr.write(f"mlxserve: {self._name(rank)} ended with status {status}\n")
         if status:
             self._end()
         elif rank is self._ranks[0]:
             asyncio.get_running_loop().call_later(self.patience, self._end)
         elif self._signal is None:
             asyncio.get_running_loop().call_later(self.patience, self._miss)
+
+    def _name(self, rank: Process) -> str:
+        return LAUNCHER if self._stop else f"rank {self._ranks.index(rank)}"
 
     def _miss(self) -> None:
         """End all when a rank has left, however well, and rank 0 goes on without it."""

@@ -184,6 +184,12 @@ def test_others_that_do_not_follow_a_finished_rank_0_are_ended(run: Run) -> None
     assert run.nobody_left()
 
 
+def test_rank_that_leaves_without_a_word_ends_the_others(run: Run) -> None:
+    run.start("default", "exits0")
+    assert run.ends() == 1
+    assert run.nobody_left()
+
+
 def test_all_that_end_well_are_a_success(run: Run) -> None:
     run.start("exits0", "exits0")
     assert run.ends() == 0
