@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from mlxserve.hooks import ask, tell
 from mlxserve.ranks.frames import LinkBrokenError
@@ -19,6 +20,11 @@ from mlxserve_hookspecs import MlxserveError, Rank, RankPlan, distribution, life
 
 STARTING = 120.0
 """Seconds for the ranks of a run to find each other."""
+
+SWITCHING: Final = 0.0005
+"""Seconds for which a thread keeps Python to itself while another waits. The engine's thread is busy
+in Python between two steps, and the event loop asks anew after each system call: with the usual 5 ms
+a reply of a few bytes takes tens of them."""
 
 
 def run(resolved: Resolved) -> int:
@@ -97,6 +103,7 @@ def serve(
         on_loaded: Called when the model is loaded, or loading failed.
         leave: Ends the process at once; for tests.
     """
+    sys.setswitchinterval(SWITCHING)
     resolved.plugins.register(RequestLog(), "request-log")
     run_of_it = Lifecycle(
         resolved=resolved,
