@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import ceil, prod
 from typing import Final
 
 from attrs import define, field, frozen
@@ -25,6 +25,9 @@ WORTH: Final = 0.1
 
 FIRST_PAUSE, LAST_PAUSE = 32, 256
 """Steps from one probe to the next: the first time, and when probes keep failing."""
+
+PROBING: Final = 0.02
+"""Share of the time that probes may take: what one cost is earned back before the next."""
 
 PROBE: Final = 2
 """Draft tokens of a probe."""
@@ -133,6 +136,7 @@ class Planner:
     _rest: int = 0
     _pause: int = FIRST_PAUSE
     _until_probe: int = FIRST_PAUSE
+    _debt: int = 0
     _probing: bool = False
     _clouded: bool = False
 
@@ -152,6 +156,8 @@ class Planner:
     def learn(self, verdicts: Sequence[Verdict], seconds: float) -> None:
         """Learn what was accepted, and what the pass cost unless a prefill ran beside it."""
         self._steady = 0
+        if self._probing:
+            self._owe(verdicts, seconds)
         self._judge({v.uid: v for v in verdicts})
         width = 1 + max((v.drafted for v in verdicts), default=0)
         if not self._clouded and width > 1:
@@ -185,7 +191,7 @@ class Planner:
             "chosen_draft_tokens": {str(k): n for k, n in sorted(self.chosen.copy().items())},
             "milliseconds_by_rows_and_width": self.costs.table(),
             "probes": self.probes,
-            "steps_to_next_probe": self._until_probe,
+            "steps_to_next_probe": max(self._until_probe, self._debt, 0),
         }
 
     def _lengths(self, rows: Sequence[DraftRoom]) -> dict[int, int]:
@@ -207,6 +213,7 @@ class Planner:
         if width == 1:
             return {}
         self._until_probe = self._pause = FIRST_PAUSE
+        self._debt = 0
         if self.policy.adaptive:
             return {uid: look.length(width) for uid, look in looks.items()}
         return {row.uid: min(row.most, width - 1) for row in rows}
@@ -223,12 +230,20 @@ class Planner:
 
     def _probe_is_due(self) -> bool:
         self._until_probe -= 1
-        if self._until_probe > 0:
+        self._debt -= 1
+        if self._until_probe > 0 or self._debt > 0:
             return False
         self._pause = min(2 * self._pause, LAST_PAUSE)
         self._until_probe = self._pause
         self.probes += 1
         return True
+
+    def _owe(self, verdicts: Sequence[Verdict], seconds: float) -> None:
+        """Put the next probe off for as long as this one's price is ``PROBING`` of."""
+        plain = self.costs.plain(len(verdicts))
+        if plain is not None:
+            tokens = 1.0 + sum(v.accepted for v in verdicts) / len(verdicts)
+            self._debt = ceil((seconds / plain - tokens) / PROBING)
 
     def _outlook(self, row: DraftRoom) -> Outlook:
         if not row.most:

@@ -35,6 +35,7 @@ class World:
         slope: What a further token per row costs, in plain steps.
         coverage: How often a proposer has a draft.
         jitter: Relative noise of the clock.
+        own: What a proposer itself takes, in plain steps.
     """
 
     planner: Planner
@@ -42,6 +43,7 @@ class World:
     slope: float
     coverage: float = 1.0
     jitter: float = 0.05
+    own: float = 0.0
     seconds: float = 0.0
     tokens: list[int] = field(factory=list)
     lengths: list[Mapping[int, int]] = field(factory=list)
@@ -64,7 +66,7 @@ class World:
             self.planner.iterated(plain_step(len(rows), noise))
             self.tokens = [n + 1 for n in self.tokens]
             return
-        took = (1 + self.slope * max(drafts.values())) * noise
+        took = (1 + self.own + self.slope * max(drafts.values())) * noise
         self.planner.iterated(plain_step(len(rows), noise))
         verdicts = []
         for uid in rows:
@@ -157,6 +159,18 @@ def test_probes_become_rarer_while_they_fail() -> None:
     late = [b - a for a, b in zip(drafted[-4:], drafted[-3:], strict=False)]
     assert min(late) >= 4 * FIRST_PAUSE
     assert {max(it.lengths[at].values()) for at in drafted[-3:]} == {PROBE}
+
+
+@pytest.mark.parametrize("own", [0.5, 3.0, 50.0])
+def test_a_dear_proposer_of_no_use_does_not_slow_short_requests_down(own: float) -> None:
+    it = world([0.0], 0.1)
+    it.run(200)
+    it.own, before = own, it.seconds
+    for _ in range(100):
+        it.run(64)
+        it.planner.finished([0])
+    assert 6400 * (1 + it.jitter / 2) / (it.seconds - before) >= 0.97
+    assert it.planner.probes > 2
 
 
 def test_plain_steps_are_measured_again_from_time_to_time() -> None:
