@@ -22,9 +22,9 @@ STARTING = 120.0
 """Seconds for the ranks of a run to find each other."""
 
 SWITCHING: Final = 0.0005
-"""Seconds for which a thread keeps Python to itself while another waits. The engine's thread is busy
-in Python between two steps, and the event loop asks anew after each system call: with the usual 5 ms
-a reply of a few bytes takes tens of them."""
+"""Seconds for which a thread keeps Python to itself while another waits. Between two steps the
+engine is busy in Python, and the event loop asks for it after each system call: at Python's own
+5 ms, a reply of a few bytes takes tens of them."""
 
 
 def run(resolved: Resolved) -> int:
