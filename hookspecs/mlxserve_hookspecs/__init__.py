@@ -12,7 +12,14 @@ from mlxserve_hookspecs.caching import (
 )
 from mlxserve_hookspecs.commands import Command
 from mlxserve_hookspecs.distribution import Rank, RankPlan
-from mlxserve_hookspecs.engine import EngineClient, EngineStatus, Limits, ModelCard, TextCodec
+from mlxserve_hookspecs.engine import (
+    EngineClient,
+    EngineStatus,
+    Limits,
+    Markup,
+    ModelCard,
+    TextCodec,
+)
 from mlxserve_hookspecs.errors import (
     MlxserveError,
     ModelError,
@@ -78,6 +85,7 @@ __all__ = [
     "KvSide",
     "Limits",
     "Load",
+    "Markup",
     "MlxserveError",
     "ModelCard",
     "ModelError",

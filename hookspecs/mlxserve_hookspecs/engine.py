@@ -1,6 +1,6 @@
 """The engine as plugins and API surfaces see it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -55,12 +55,49 @@ class ModelCard:
     layout: tuple[str, ...] = ()
 
 
+@frozen(kw_only=True)
+class Markup:
+    """How a model marks its thinking and its tool calls in a reply.
+
+    Attributes:
+        think_start: Opens the thinking; empty if the model marks none.
+        think_end: Closes it.
+        tool_start: Opens a tool call, or several; empty if the model makes none.
+        tool_end: Closes it; empty also where the end of the reply does.
+        parse_call: Takes what stands between, and the request's tools; returns a call, ``name``
+            and ``arguments``, or a list of them. On anything else it may raise anything.
+        dropped: Markers of structure, which no reader wants to see.
+        initial: The state in which replies begin, for a model that has more states than these:
+            ``normal``, ``reasoning`` and ``tool``.
+        transitions: Such a model's markers in each state, each with the state that it leads to.
+        special: Whether a marker has special tokens: text without those lacks it.
+    """
+
+    think_start: str = ""
+    think_end: str = ""
+    tool_start: str = ""
+    tool_end: str = ""
+    parse_call: Callable[[str, Sequence[Mapping[str, Any]] | None], Any] | None = None
+    dropped: tuple[str, ...] = ()
+    initial: str = "normal"
+    transitions: Mapping[str, tuple[tuple[str, str], ...]] = field(factory=dict)
+    special: bool = False
+
+
 class TextCodec(Protocol):
     """Text to tokens and back. Safe on any thread."""
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """The tokens that end a reply."""
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """The tokens that are no text: what ``skip_special_tokens`` leaves out."""
+
+    @property
+    def markup(self) -> Markup:
+        """How the model marks its thinking and its tool calls."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return token ids; with ``add_special_tokens`` what the model expects at the start."""
@@ -84,6 +121,9 @@ class TextCodec(Protocol):
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for."""
+
+    def opens_thinking(self, prompt: Sequence[int]) -> bool:
+        """Return whether a reply to ``prompt`` begins within the model's thinking."""
 
 
 @frozen(kw_only=True)

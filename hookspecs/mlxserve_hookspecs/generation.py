@@ -55,13 +55,17 @@ class OutputParser(Protocol):
 
 
 @hookspec(firstresult=True)
-def make_constraint(request: GenerationRequest, text: TextCodec) -> Constraint | None:
+def make_constraint(
+    request: GenerationRequest, text: TextCodec, vocab_size: int
+) -> Constraint | None:
     """Make the constraint that ``request.constraint`` demands.
 
     **Ask.** The first plugin to answer is heard; return ``None`` to pass. A demand that nobody
-    answers is refused (status 400).
+    answers is refused (status 400); raise ``RequestError`` for one that cannot be met.
 
-    Called once per choice of a request that has one, on the engine thread.
+    ``vocab_size`` is the width of the logits, and so of the masks; the tokenizer may know less.
+
+    Called once per choice of a request that has one, on the engine thread of every rank.
     """
 
 
@@ -72,6 +76,8 @@ def make_output_parser(
     """Make the parser of one choice's text.
 
     **Ask.** The first plugin to answer is heard; return ``None`` to pass: all text is content.
+
+    ``reasoning`` says that the reply begins within the model's thinking, which the prompt opened.
 
     Called once per choice of a chat request, on the event loop.
     """

@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from mlxserve_hookspecs.engine import EngineStatus, ModelCard
+from mlxserve_hookspecs.engine import EngineStatus, ModelCard, TextCodec
 from mlxserve_hookspecs.events import Finish
 from mlxserve_hookspecs.markers import hookspec
 from mlxserve_hookspecs.requests import GenerationRequest
@@ -36,8 +36,8 @@ def preparing() -> None:
 
 
 @hookspec
-def started(card: ModelCard) -> None:
-    """Learn that the model is loaded and warm.
+def started(card: ModelCard, text: TextCodec) -> None:
+    """Learn that the model is loaded and warm, and how it reads and writes text.
 
     **Tell.** Called once, on the engine thread.
     """

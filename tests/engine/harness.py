@@ -19,6 +19,7 @@ from mlxserve.loading import register
 from mlxserve_hookspecs import (
     GenerationEvent,
     GenerationRequest,
+    Markup,
     SamplingParams,
     SchedulingPolicy,
     StopConditions,
@@ -32,6 +33,8 @@ class Letters:
     """A codec of one letter per token: enough for stop strings."""
 
     eos_token_ids = frozenset({EOS})
+    special_token_ids = frozenset({EOS})
+    markup = Markup()
     has_chat_template = False
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -47,6 +50,9 @@ class Letters:
 
     def token_bytes(self, token: int) -> bytes:
         return self.decode([token]).encode()
+
+    def opens_thinking(self, prompt: Sequence[int]) -> bool:
+        return False
 
 
 def capacity(**changes: int) -> Capacity:

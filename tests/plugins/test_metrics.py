@@ -24,6 +24,7 @@ from mlxserve_plugins.metrics import Metrics
 from mlxserve_plugins.metrics.collectors import Weighted, documented, totals
 from mlxserve_plugins.metrics.endpoint import TierReader
 
+from .openai.fake_engine import FakeText
 from .scripted import CARD, IDLE, MakeStage, Stage, finish_of, request_of
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -286,7 +287,7 @@ async def test_tiers_that_block_are_asked_once_and_their_last_figures_shown(
 
 def test_a_scraper_gets_the_format_that_it_asks_for(make_stage: MakeStage) -> None:
     stage = make_stage(Metrics())
-    tell(stage.plugins, lifecycle.started)(card=CARD)
+    tell(stage.plugins, lifecycle.started)(card=CARD, text=FakeText())
     stage.service.tiers = {"ram": {"held": 3.0}}
     stage.becomes(counters={"preemptions": 2.0, "finished_stop": 4.0})
     tell(stage.plugins, lifecycle.first_token)(request=request_of(), seconds=0.1)

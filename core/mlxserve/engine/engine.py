@@ -147,7 +147,7 @@ class Engine:
     def _constrain(self, sequence: Sequence) -> None:
         try:
             made = ask(self.plugins, generation.make_constraint)(
-                request=sequence.request, text=self.text
+                request=sequence.request, text=self.text, vocab_size=self.decoder.vocab
             )
         except Exception as error:
             self.fail(sequence, as_request_error(error))

@@ -184,5 +184,6 @@ class EngineService:
             log.info("plan", detail=line)
         self._status = built.engine.status()
         self._client.loaded = built.loaded
-        tell(self.resolved.plugins, lifecycle.started)(card=built.loaded.card)
+        loaded = built.loaded
+        tell(self.resolved.plugins, lifecycle.started)(card=loaded.card, text=loaded.text)
         return built.engine

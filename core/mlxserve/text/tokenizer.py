@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from jinja2 import TemplateSyntaxError
 
+from mlxserve.text.markup import markup_of
 from mlxserve.text.messages import check_unicode, normalised
 from mlxserve.text.pieces import Pieces
-from mlxserve_hookspecs import RequestError
+from mlxserve_hookspecs import Markup, RequestError
 
 RESERVED: Final = frozenset(
     {
@@ -29,6 +30,9 @@ RESERVED: Final = frozenset(
     }
 )
 """Arguments of the renderer itself, which no client may set: a template of its own, for one."""
+
+OPENING: Final = 24
+"""Tokens at a prompt's end among which a template's opening of the thinking is looked for."""
 
 
 class Tokenizer:
@@ -51,6 +55,7 @@ class Tokenizer:
         wrapper.clean_up_tokenization_spaces = False
         self._wrapper = wrapper
         self._pieces = Pieces(wrapper)
+        self._markup = markup_of(wrapper, self._pieces.special)
         self.template_fault = template_fault(wrapper)
         self._lock = threading.Lock()
 
@@ -58,6 +63,16 @@ class Tokenizer:
     def eos_token_ids(self) -> frozenset[int]:
         """The tokens that end a reply."""
         return frozenset(self._wrapper.eos_token_ids)
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """The tokens that are no text: what ``skip_special_tokens`` leaves out."""
+        return self._pieces.special
+
+    @property
+    def markup(self) -> Markup:
+        """How the model marks its thinking and its tool calls."""
+        return self._markup
 
     @property
     def has_chat_template(self) -> bool:
@@ -120,6 +135,17 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for; a special token's are its name."""
         return self._pieces.bytes_of(token)
+
+    def opens_thinking(self, prompt: Sequence[int]) -> bool:
+        """Return whether a reply to ``prompt`` begins within the model's thinking.
+
+        Templates open it at the very end, if at all: in what a user wrote it opens nothing.
+        """
+        if not self._markup.think_start:
+            return False
+        tail = self.decode(prompt[-OPENING:])
+        _, opened, after = tail.rpartition(self._markup.think_start)
+        return bool(opened) and not after.strip()
 
     def is_shown(self, token: int, *, skip_special_tokens: bool) -> bool:
         """Return whether ``decode`` keeps the token at all."""

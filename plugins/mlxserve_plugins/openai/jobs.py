@@ -60,7 +60,7 @@ class Job:
         logprobs: Most probable tokens to report at each position; ``None`` reports nothing.
         echoes: The prompts' texts, where they are part of the reply.
         tools: What the template was told of tools, for the parser.
-        reasoning: Whether the template lets the model think.
+        reasoning: Whether the reply begins within the model's thinking.
     """
 
     id: str
@@ -98,7 +98,12 @@ async def chat_job(body: ChatBody, engine: EngineClient, tenant: str) -> Job:
     request = await _request(
         body, card, text, prompt=prompt, where="messages", tenant=tenant, logprobs=logprobs
     )
-    request = evolve(request, id=f"chatcmpl-{uuid.uuid4().hex}", constraint=_constraint(body))
+    request = evolve(
+        request,
+        id=f"chatcmpl-{uuid.uuid4().hex}",
+        constraint=_constraint(body),
+        skip_special_tokens=_skips_special(body, text),
+    )
     return Job(
         id=request.id,
         card=card,
@@ -109,7 +114,7 @@ async def chat_job(body: ChatBody, engine: EngineClient, tenant: str) -> Job:
         include_usage=_include_usage(body),
         logprobs=logprobs,
         tools=tools,
-        reasoning=(options or {}).get("enable_thinking") is not False,
+        reasoning=text.opens_thinking(prompt),
     )
 
 
@@ -296,6 +301,13 @@ def _response_format(wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | No
     if not isinstance(wanted.get("type"), str):
         raise refusal("response_format.type", "`response_format.type` must be a string")
     return wanted
+
+
+def _skips_special(body: ChatBody, text: TextCodec) -> bool:
+    # A parser finds its markers in the text only, and some models have special tokens for them.
+    if body.skip_special_tokens is None:
+        return not text.markup.special
+    return body.skip_special_tokens
 
 
 def _constraint(body: ChatBody) -> Mapping[str, Any] | None:

@@ -17,6 +17,7 @@ from mlxserve_hookspecs import (
     GenerationRequest,
     Identity,
     Limits,
+    Markup,
     ModelCard,
     OutputDelta,
     RequestError,
@@ -33,6 +34,9 @@ LOADING = RequestError(status=503, message="the model is still loading", retry_a
 
 class FakeText:
     """Bytes are tokens; 256 ends a reply and is special."""
+
+    special_token_ids = frozenset({EOS})
+    markup = Markup()
 
     def __init__(self) -> None:
         self.rendered: list[dict[str, Any]] = []
@@ -64,6 +68,9 @@ class FakeText:
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < EOS else f"<{token}>".encode()
+
+    def opens_thinking(self, prompt: Sequence[int]) -> bool:
+        return self.decode(prompt).endswith("<think>\nassistant:")
 
 
 @define(eq=False)
