@@ -1,0 +1,75 @@
+"""A real engine under bodies that nobody would send, and under all that its schema allows."""
+
+import json
+import os
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+
+from ..plugins.openai.test_fuzz import bodies, messages, prompts
+from .live import LiveServer
+
+EXAMPLES = int(os.environ.get("MLXSERVE_TEST_EXAMPLES", "200"))
+PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/cache/clear")
+fuzz = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=not os.environ.get("MLXSERVE_TEST_EXAMPLES"),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def short(body: dict[str, Any]) -> bytes:
+    """Return a body as bytes that asks for few tokens, if for any."""
+    return json.dumps(body | {"max_tokens": body.get("max_tokens", 4)}).encode()
+
+
+sensible = st.one_of(bodies({"messages": messages}), bodies({"prompt": prompts})).map(short)
+cuts = st.tuples(st.integers(0, 400), st.integers(0, 12), st.binary(max_size=6))
+damaged = st.builds(
+    lambda body, cut: body[: cut[0]] + cut[2] + body[cut[0] + cut[1] :], sensible, cuts
+)
+raw = st.one_of(sensible, damaged, damaged, st.binary(max_size=64), st.just(b"[" * 5000))
+kinds = st.sampled_from(["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
+
+
+@pytest.fixture
+def wire(tiny: LiveServer) -> Any:
+    """Yield a connection; at its end the server is as it was before."""
+    with httpx.Client(base_url=tiny.url, timeout=30) as found:
+        yield found
+    tiny.rest()
+    assert tiny.post("/v1/completions", prompt="afterwards", max_tokens=4).status_code == 200
+
+
+@fuzz
+@given(path=st.sampled_from(PATHS), content=raw, kind=kinds)
+def test_no_bytes_make_a_live_server_fail(
+    wire: httpx.Client, path: str, content: bytes, kind: str
+) -> None:
+    answer = wire.post(path, content=content, headers={"Content-Type": kind})
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400:
+        assert answer.json()["error"]["message"]
+
+
+def test_nothing_that_the_schema_allows_makes_a_live_server_fail(wire: httpx.Client) -> None:
+    api = schemathesis.openapi.from_url(f"{wire.base_url}/schema/openapi.json")
+    operations = [found.ok() for found in api.get_all_operations()]
+    assert len(operations) >= 10
+    for operation in operations:
+        run_cases(operation)
+
+
+def run_cases(operation: Any) -> None:
+    @settings(fuzz, max_examples=max(EXAMPLES // 20, 1))
+    @given(case=operation.as_strategy())
+    def runs(case: Any) -> None:
+        case.call_and_validate(checks=[not_a_server_error], timeout=30)
+
+    runs()
