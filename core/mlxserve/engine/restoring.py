@@ -48,16 +48,16 @@ class Restorer:
         """Start or continue loading what is kept of ``keys``; return whether it is all there."""
         # Every rank must ask the same questions: what it sees for itself decides none of them.
         restore = sequence.restore
-        if restore is not None and not self._agreed(int(restore.done)):
-            return False
-        if restore is None or self._agreed(self._reach(keys)) > restore.blocks:
-            restore = sequence.restore = self._find(keys)
-            return bool(self._agreed(int(restore.done)))
-        return True
+        if restore is not None:
+            done, reach = self._agreed(int(restore.done), self._reach(keys))
+            if not done or reach <= restore.blocks:
+                return bool(done)
+        restore = sequence.restore = self._find(keys)
+        return bool(self._agreed(int(restore.done))[0])
 
-    def _agreed(self, value: int) -> int:
+    def _agreed(self, *values: int) -> list[int]:
         may_differ = self.states or any(tier.medium == "host" for tier in self.tiers)
-        return self.agreement.least([value])[0] if may_differ else value
+        return self.agreement.least(values) if may_differ else list(values)
 
     # -- look up -------------------------------------------------------------------------------
 
@@ -76,14 +76,14 @@ class Restorer:
         return best
 
     def _find(self, keys: Items[BlockKey]) -> Restore:
-        keys = keys[: self._agreed(self._reach(keys))]
+        keys = keys[: self._agreed(self._reach(keys))[0]]
         places = self._walk(keys)
         blocks = len(keys)
         state, name = None, ""
         if self.layout.state:
             count, holder = self._state_at(keys, blocks)
             # The shortest hit of all ranks may end where this one has no state.
-            if not self._agreed(int(count == blocks)):
+            if not self._agreed(int(count == blocks))[0]:
                 blocks = 0
             elif holder is not None and blocks:
                 state, name = holder.fetch(keys[blocks - 1]), holder.name
@@ -123,7 +123,7 @@ class Restorer:
         count = len(blocks) if self.layout.groups else restore.blocks
         if self.layout.state and (state is None or count < restore.blocks):
             count = 0  # state without its KV, or KV without its state, is of no use
-        count = self._agreed(count)
+        count = self._agreed(count)[0]
         if not count:
             return
         if self.layout.state:
