@@ -143,7 +143,7 @@ def test_tokens_are_taken_back_exactly(plugin: Structured, codec: TextCodec) -> 
     constraint, dice = constrained(plugin, codec, FORM), random.Random(5)
     for _ in range(25):
         masks = [allowed(constraint)]
-        drafts = []
+        drafts: list[int] = []
         while len(drafts) < 4 and not constraint.finished:
             drafts.append(dice.choice(masks[-1]))
             constraint.advance((drafts[-1],))
@@ -165,11 +165,11 @@ def test_a_reply_may_end_only_where_the_grammar_may(plugin: Structured) -> None:
 
 
 class TwoEnds(FakeText):
-    eos_token_ids = frozenset({EOS, EOS + 2})  # type: ignore[assignment]
+    eos_token_ids = frozenset({EOS, EOS + 2})
 
 
 class Endless(FakeText):
-    eos_token_ids = frozenset[int]()  # type: ignore[assignment]
+    eos_token_ids = frozenset[int]()
 
 
 class Thinker(FakeText):

@@ -12,8 +12,9 @@ from mlxserve_plugins.tools.states import TOOL_END, TOOL_START
 LONGEST: Final = 200_000
 """Characters of a grammar. One that long is compiled in about 0.1 s, and the others wait."""
 
-GUIDANCE: Final = {"lenient": False, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}
-"""Unknown keywords are errors; white space ends, which a small model does not do by itself."""
+GUIDANCE: Final = {"lenient": False, "whitespace_pattern": r"( {1,4}|\t|\r?\n[ \t]{0,32})"}
+"""Unknown keywords are errors. White space is what pretty printing needs: small models do not stop
+by themselves."""
 
 NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
