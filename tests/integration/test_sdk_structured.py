@@ -1,6 +1,7 @@
 """Replies in a form, and forced tool calls, through OpenAI's own client."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,6 @@ from openai import BadRequestError, OpenAI
 from .conftest import Serve
 from .live import LiveServer
 
-MODEL = "smollm2-135m-instruct"
 QUESTION: Any = [{"role": "user", "content": "Tell me about Ada, who is 36 and lives in Rome."}]
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -42,8 +42,15 @@ TOOLS: Any = [
 ]
 
 
-def asked(**fields: Any) -> dict[str, Any]:
-    return {"model": MODEL, "messages": QUESTION, "max_tokens": 160, "temperature": 0} | fields
+@pytest.fixture(scope="module")
+def noisy(tiny: LiveServer) -> Iterator[OpenAI]:
+    """Return a client of a model that speaks noise, and fast."""
+    with OpenAI(base_url=f"{tiny.url}/v1", api_key="none", max_retries=0, timeout=120) as found:
+        yield found
+
+
+def asked(model: str = "tiny", **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": QUESTION, "max_tokens": 300, "temperature": 0} | fields
 
 
 def check_place(text: str) -> None:
@@ -58,33 +65,48 @@ def check_person(text: str | None) -> None:
     assert found["city"] in {"Rome", "Paris"}
 
 
+def test_the_demo_fills_in_a_form(client: OpenAI) -> None:
+    fields = asked("smollm2-135m-instruct", response_format=FORM)
+    choice = client.chat.completions.create(**fields).choices[0]
+    assert json.loads(choice.message.content or "") == {"name": "Ada", "age": 36, "city": "Rome"}
+    assert choice.finish_reason == "stop"
+
+
+def test_the_demo_makes_the_call_that_is_forced(client: OpenAI) -> None:
+    fields = asked("smollm2-135m-instruct", tools=TOOLS, tool_choice="required")
+    choice = client.chat.completions.create(**fields).choices[0]
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    check_place(call.function.arguments)
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_a_reply_is_what_the_schema_says_whole_and_streamed(
-    client: OpenAI, temperature: float
+    noisy: OpenAI, temperature: float
 ) -> None:
     fields = asked(response_format=FORM, temperature=temperature, seed=5)
-    whole = client.chat.completions.create(**fields).choices[0]
+    whole = noisy.chat.completions.create(**fields).choices[0]
     check_person(whole.message.content)
     assert whole.finish_reason == "stop"
-    chunks = list(client.chat.completions.create(**fields, stream=True))
+    chunks = list(noisy.chat.completions.create(**fields, stream=True))
     told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert told == whole.message.content
 
 
-def test_any_object_is_json(client: OpenAI) -> None:
+def test_any_object_is_json(noisy: OpenAI) -> None:
     fields = asked(response_format={"type": "json_object"}, max_tokens=16)
-    choice = client.chat.completions.create(**fields).choices[0]
+    choice = noisy.chat.completions.create(**fields).choices[0]
     if choice.finish_reason == "stop":
         assert isinstance(json.loads(choice.message.content or ""), dict)
     else:
         assert (choice.message.content or "").startswith("{")
 
 
-def test_a_text_completion_may_have_a_form(client: OpenAI) -> None:
-    reply = client.completions.create(
-        model=MODEL,
+def test_a_text_completion_may_have_a_form(noisy: OpenAI) -> None:
+    reply = noisy.completions.create(
+        model="tiny",
         prompt="Ada is 36. As JSON:",
-        max_tokens=160,
+        max_tokens=300,
         temperature=0,
         extra_body={"response_format": FORM},
     )
@@ -100,17 +122,17 @@ def test_a_text_completion_may_have_a_form(client: OpenAI) -> None:
     ids=["any", "by name"],
 )
 def test_a_forced_call_is_one_whole_and_streamed(
-    client: OpenAI, choice: Any, names: set[str]
+    noisy: OpenAI, choice: Any, names: set[str]
 ) -> None:
     fields = asked(tools=TOOLS, tool_choice=choice)
-    whole = client.chat.completions.create(**fields).choices[0]
+    whole = noisy.chat.completions.create(**fields).choices[0]
     assert (whole.finish_reason, whole.message.content) == ("tool_calls", None)
     (call,) = whole.message.tool_calls or []
     assert call.type == "function"
     assert call.function.name in names
     assert call.id.startswith("call_")
     check_place(call.function.arguments)
-    chunks = list(client.chat.completions.create(**fields, stream=True))
+    chunks = list(noisy.chat.completions.create(**fields, stream=True))
     (streamed,) = [one for chunk in chunks for one in chunk.choices[0].delta.tool_calls or []]
     assert streamed.function
     assert (streamed.index, streamed.function.name) == (0, call.function.name)
@@ -119,9 +141,9 @@ def test_a_forced_call_is_one_whole_and_streamed(
     assert not any(chunk.choices[0].delta.content for chunk in chunks)
 
 
-def test_constrained_and_free_replies_run_side_by_side(client: OpenAI) -> None:
+def test_constrained_and_free_replies_run_side_by_side(noisy: OpenAI) -> None:
     def said(fields: dict[str, Any]) -> str | None:
-        content: str | None = client.chat.completions.create(**fields).choices[0].message.content
+        content: str | None = noisy.chat.completions.create(**fields).choices[0].message.content
         return content
 
     free, form = asked(max_tokens=12), asked(response_format=FORM)
@@ -134,20 +156,20 @@ def test_constrained_and_free_replies_run_side_by_side(client: OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_field(
-    client: OpenAI, stream: bool
+    noisy: OpenAI, stream: bool
 ) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
     with pytest.raises(BadRequestError) as found:
-        client.chat.completions.create(**asked(response_format=form), stream=stream)
+        noisy.chat.completions.create(**asked(response_format=form), stream=stream)
     assert found.value.param == "response_format"
     assert "not" in found.value.message
 
 
-def test_tools_that_need_not_be_called_leave_text_as_it_is(demo: LiveServer) -> None:
+def test_tools_that_need_not_be_called_leave_text_as_it_is(tiny: LiveServer) -> None:
     fields = asked(max_tokens=8)
-    plain = httpx.post(f"{demo.url}/v1/chat/completions", json=fields, timeout=60).json()
+    plain = httpx.post(f"{tiny.url}/v1/chat/completions", json=fields, timeout=60).json()
     fields |= {"tools": TOOLS, "tool_choice": "auto"}
-    offered = httpx.post(f"{demo.url}/v1/chat/completions", json=fields, timeout=60).json()
+    offered = httpx.post(f"{tiny.url}/v1/chat/completions", json=fields, timeout=60).json()
     assert offered["choices"][0]["message"] == plain["choices"][0]["message"]
 
 
