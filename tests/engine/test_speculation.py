@@ -126,6 +126,17 @@ def test_greedy_tokens_are_those_without_drafts_while_rows_join_and_leave(
     assert it.engine.scheduler.store.tokens_held() == 0
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_next"])
+def test_compiled_passes_give_the_same_tokens(name: str) -> None:
+    it = speculating("half wrong", name, 8, compiled=True)
+    for length in LENGTHS[:3]:
+        submit(it, "half wrong", name, 8, length)
+    it.run()
+    for length in LENGTHS[:3]:
+        assert tuple(it.replies.tokens(str(length))) == plain(name, 8, length), length
+        assert it.replies.finish(str(length)).usage.accepted_draft_tokens >= 3
+
+
 @pytest.mark.parametrize("kind", ["half wrong", "prediction"])
 @pytest.mark.parametrize("name", ["llama", "qwen3_next", "mamba2"])
 def test_a_row_that_is_preempted_between_drafts_goes_on_exactly(name: str, kind: str) -> None:

@@ -94,7 +94,7 @@ class BucketStore:
 
     Attributes:
         handles: Whether the seam attends.
-        compiled: Whether the decode step is.
+        compiled: Whether passes over one bucket are: a trace for each number of rows and tokens.
         narrow: Attend only as far as a bucket's longest row reaches. Pays where arithmetic is dear
             (a CPU), not where a slice in every layer is.
         stops_midway: Whether recurrent layers can keep a part of a pass.
@@ -183,10 +183,7 @@ class BucketStore:
 
     def decode(self, tokens: mx.array) -> mx.array:
         """Run all decoding buckets, together where the seam allows."""
-        if self.handles:
-            logits = self._decode_together(tokens)
-        else:
-            logits = self._run_decoding(tokens[:, None])[:, -1]
+        logits = self._run_decoding(tokens[:, None])[:, -1]
         for row in self.order():
             if row is not None:
                 row.length += 1
@@ -224,8 +221,12 @@ class BucketStore:
         return [None if isinstance(leaf, AttentionLeaf) else held for leaf, held in pairs]
 
     def _run_decoding(self, tokens: mx.array, lengths: mx.array | None = None) -> mx.array:
+        wide = tokens.shape[1] > 1
+        if self.compiled and len(self.decoding) == 1 and not (wide and self.layout.recurrent):
+            return self._run_compiled(tokens)
         if self.handles:
-            return self._run(self.decoding, tokens, self._reaches(tokens.shape[1]), lengths)
+            reaches = [self._reach(bucket, tokens.shape[1]) for bucket in self.decoding]
+            return self._run(self.decoding, tokens, reaches, lengths)
         at, parts = 0, []
         for bucket in self.decoding:
             mine = slice(at, at + bucket.rows)
@@ -234,9 +235,6 @@ class BucketStore:
             parts.append(self._run([bucket], tokens[mine], [reach], of_mine))
             at += bucket.rows
         return mx.concatenate(parts)
-
-    def _reaches(self, width: int) -> list[int | None]:
-        return [self._reach(bucket, width) for bucket in self.decoding]
 
     def _reach(self, bucket: Bucket, width: int) -> int | None:
         if not self.narrow:
@@ -262,9 +260,7 @@ class BucketStore:
         """Return the size class."""
         return capacity_for(tokens)
 
-    def _decode_together(self, tokens: mx.array) -> mx.array:
-        if not self.compiled or len(self.decoding) != 1:
-            return self._run(self.decoding, tokens[:, None], self._reaches(1))[:, -1]
+    def _run_compiled(self, tokens: mx.array) -> mx.array:
         bucket = self.decoding[0]
         if self._traced is None:
             self._traced = mx.compile(self._step)
@@ -281,8 +277,8 @@ class BucketStore:
             if isinstance(leaf, AttentionLeaf) and p[0] is not None
         ]
         span = Span(tokens.shape[0], sizes[0] if sizes else 0)
-        logits, new = self._call([span], [starts], [planes], tokens[:, None])
-        return logits[:, -1], new[0]
+        logits, new = self._call([span], [starts], [planes], tokens)
+        return logits, new[0]
 
     def _run(
         self,
