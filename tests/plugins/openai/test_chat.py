@@ -3,6 +3,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from mlxserve_hookspecs import Markup
+
 from .fake_engine import FakeEngine
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -294,3 +296,15 @@ def say(sdk: OpenAI, stream: bool, **fields: Any) -> tuple[str, str | None]:
     chunks = list(sdk.chat.completions.create(model="fake", messages=HI, stream=True, **fields))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     return text, chunks[-1].choices[0].finish_reason
+
+
+@pytest.mark.parametrize(
+    ("special", "said", "skips"),
+    [(False, None, True), (True, None, False), (True, True, True), (False, False, False)],
+)
+def test_special_tokens_stay_in_the_text_where_markers_are_such(
+    sdk: OpenAI, engine: FakeEngine, special: bool, said: bool | None, skips: bool
+) -> None:
+    engine.text_codec.markup = Markup(tool_start="[TOOL_CALLS]", special=special)
+    sdk.chat.completions.create(model="fake", messages=HI, extra_body={"skip_special_tokens": said})
+    assert engine.seen[0].skip_special_tokens is skips
