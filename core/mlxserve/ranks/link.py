@@ -40,6 +40,7 @@ class Link:
     seen: float = field(factory=time.monotonic)
     broken: str | None = None
     _sending: threading.Lock = field(factory=threading.Lock)
+    _ended: threading.Event = field(factory=threading.Event)
 
     def start(self) -> None:
         """Read and beat in the background from now on."""
@@ -73,12 +74,13 @@ class Link:
                         self.frames.put(body)
             except LinkBrokenError as error:
                 self.broken = str(error)
+            self._ended.set()
 
     def _beat(self) -> None:
         try:
             while self.broken is None:
                 self.send(HEARTBEAT)
-                time.sleep(BEAT)
+                self._ended.wait(BEAT)
         except LinkBrokenError as error:
             self.broken = str(error)
 

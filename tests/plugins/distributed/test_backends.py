@@ -96,6 +96,12 @@ def test_variables_of_a_rank_come_back_as_the_rank_and_are_gone() -> None:
     assert secret not in repr(found)
 
 
+def test_rank_0_may_have_an_address_of_ipv6() -> None:
+    found = take_membership({**common(2, ("fd00::1", 77)), **own(0)})
+    assert found is not None
+    assert found.rank.control == ("fd00::1", 77)
+
+
 def test_rank_started_by_mlx_launch_is_known_by_its_variable() -> None:
     found = take_membership({**common(2, ("h", 1)), MLX_RANK: "1"})
     assert found is not None
