@@ -44,7 +44,7 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     except MlxserveError as error:
         raise MlxserveError(f"rank {rank.rank}: {error}") from error
     log.info("following", of=rank.size)
-    links.age = lambda: inbox.age
+    links.loaded, links.age = True, lambda: inbox.age
     _step(built.engine, inbox)
     links.close()
     built.engine.scheduler.cache.close(FLUSH_TIMEOUT)

@@ -104,6 +104,8 @@ class EngineService:
     def _ranks_failed(self, reason: str) -> None:
         """End everything: this engine may hang in a collective, and nobody can help it out."""
         log.error("the ranks cannot go on", reason=reason)
+        if not self._client.loaded:
+            os._exit(1)  # nobody was served yet, and nobody is to be told
         self._fatal = reason
         self._client.abort(RequestError(status=503, message=reason, code="dist_fatal"))
         time.sleep(FATAL_GRACE)
@@ -180,6 +182,8 @@ class EngineService:
 
         built = build(self.resolved, self.progress, self._inbox, self._client.deliver)
         warm_up(built.engine, self._inbox)
+        if self.links is not None:
+            self.links.loaded = True  # warming up took all ranks
         for line in built.loaded.card.layout:
             log.info("plan", detail=line)
         self._status = built.engine.status()

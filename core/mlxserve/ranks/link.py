@@ -19,6 +19,10 @@ log = structlog.get_logger("mlxserve.ranks")
 BEAT: Final = 1.0
 """Seconds between heartbeats."""
 
+LOADING: Final = 60.0
+"""Seconds of silence that are nothing before every rank has loaded: an import, or joining a group
+whose others are late, keeps a process from beating."""
+
 Fatal = Callable[[str], None]
 """Told, once and on some thread, why the ranks cannot go on."""
 
@@ -96,6 +100,7 @@ class Links:
         patience: Seconds after which a step counts as stuck, here or where it waits for another
             rank's: threads that beat say nothing about it. 0 is never.
         age: Returns the seconds that this process's step has taken so far.
+        loaded: Whether every rank has loaded.
     """
 
     links: list[Link]
@@ -103,6 +108,7 @@ class Links:
     fatal: Fatal
     patience: float = 0.0
     age: Callable[[], float] = field(default=lambda: 0.0)
+    loaded: bool = False
     closing: bool = False
 
     def watch(self) -> None:
@@ -124,11 +130,12 @@ class Links:
             time.sleep(BEAT / 4)
 
     def _trouble(self) -> str | None:
+        limit = self.timeout if self.loaded else max(self.timeout, LOADING)
         for link in self.links:
             silence = time.monotonic() - link.seen
             if link.broken is not None:
                 return f"rank {link.peer} is gone: {link.broken}"
-            if silence > self.timeout:
+            if silence > limit:
                 return f"rank {link.peer} has been silent for {silence:.0f} s"
         age = self.age()
         if self.patience and age > self.patience:

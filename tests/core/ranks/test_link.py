@@ -126,7 +126,19 @@ def test_a_closed_link_is_fatal(them: Ranks) -> None:
 def test_silence_is_fatal() -> None:
     mine, theirs = socket.socketpair()
     with mine, theirs:
-        assert "rank 3 has been silent" in reason(Links([Link(3, mine)], 0.5, print))
+        links = Links([Link(3, mine)], 0.5, print, loaded=True)
+        assert "rank 3 has been silent" in reason(links)
+
+
+def test_silence_is_nothing_while_ranks_load() -> None:
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        told: list[str] = []
+        links = Links([Link(3, mine)], 0.3, told.append)
+        links.watch()
+        time.sleep(0.8)
+        links.close()
+        assert told == []
 
 
 def test_a_step_that_does_not_end_is_fatal_though_hearts_beat(them: Ranks) -> None:
