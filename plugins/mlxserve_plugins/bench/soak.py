@@ -20,7 +20,6 @@ from mlxserve_plugins.bench.load import Prompts, prompts_for
 from mlxserve_plugins.bench.report import Report, tell
 
 SAMPLE_S: Final = 1.0
-SAMPLES: Final = 10
 KINDS: Final = ("reply", "chat", "sampled", "shared", "disconnect", "malformed", "impossible")
 FAULTY: Final = frozenset({"malformed", "impossible"})
 SHED: Final = frozenset({429, 503})
@@ -141,7 +140,9 @@ def unexpected(kind: str, trace: Trace) -> bool:
 
 
 def growth(memory: Sequence[tuple[float, int]], warmup: float) -> str:
-    """Return how resident memory grew, in words: medians of samples after warm-up and at the end.
+    """Return how resident memory grew, in words: medians of the first and the last third.
+
+    Of thirds, because it rises and falls by some per cent with how many prompts come at once.
 
     Args:
         memory: Seconds since the beginning, and bytes.
@@ -150,10 +151,12 @@ def growth(memory: Sequence[tuple[float, int]], warmup: float) -> str:
     counted = [size for seconds, size in memory if seconds >= warmup]
     if not counted:
         return "memory was not watched: name the server's process with --pid"
-    first, last = median(counted[:SAMPLES]), median(counted[-SAMPLES:])
+    third = -(-len(counted) // 3)
+    first, last = median(counted[:third]), median(counted[-third:])
     return (
-        f"resident memory: {first / 1e6:.1f} MB after {warmup:g} s, {last / 1e6:.1f} MB at the end "
-        f"({100.0 * (last / first - 1.0):+.2f} %), at most {max(counted) / 1e6:.1f} MB"
+        f"resident memory: median {first / 1e6:.1f} MB in the first third after {warmup:g} s, "
+        f"{last / 1e6:.1f} MB in the last ({100.0 * (last / first - 1.0):+.2f} %); "
+        f"{min(counted) / 1e6:.1f} to {max(counted) / 1e6:.1f} MB"
     )
 
 
