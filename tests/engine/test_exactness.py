@@ -1,11 +1,17 @@
 """Greedy tokens equal mlx-lm's own, one sequence at a time, whatever else runs."""
 
+import gc
 from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from mlxserve_plugins.ngram import Ngram, NgramOptions
+from mlxserve_plugins.prefix_cache import PrefixCache
+
 from .harness import bench, plain, prompt, request
+from .speculating import always
 from .tiny import ARCHITECTURES, tiny_model
 
 TOKENS = 14
@@ -87,3 +93,21 @@ def test_nothing_is_held_after_the_last_reply() -> None:
     it.run()
     assert it.engine.scheduler.store.tokens_held() == 0
     assert it.engine.scheduler.all == []
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_next", "deepseek_v3", "afm7"])
+def test_memory_is_free_again_without_waiting_for_python_to_look_for_circles(name: str) -> None:
+    it = bench(model_of(name), PrefixCache(), Ngram(NgramOptions()), always())
+    it.submit(request("first", prompt(20), 4))
+    it.run()
+    gc.collect()
+    gc.disable()
+    try:
+        for length in (33, 70, 5):
+            it.submit(request(str(length), prompt(length), TOKENS))
+        it.run()
+        held = mx.get_active_memory()
+        gc.collect()
+        assert held == mx.get_active_memory()
+    finally:
+        gc.enable()

@@ -69,7 +69,7 @@ class Pass:
         *,
         handles: bool,
     ) -> None:
-        """Prepare the views.
+        """Take the rows in.
 
         Args:
             layout: The model's layers.
@@ -87,8 +87,16 @@ class Pass:
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int, int | None, int], Mask] = {}
         self._states: list[tuple[int, Any]] = []
-        leaves = iter(range(len(layout.leaves)))
-        self.views = [self._view(layer, leaves) for layer in layout.layers]
+        self._layout = layout
+
+    def views(self) -> list[Any]:
+        """Return what the model is to take as its caches; once.
+
+        The pass does not hold them: they hold it, and a circle would keep the old planes, which are
+        then copied where they should be written to, until Python looks for circles.
+        """
+        leaves = iter(range(len(self._layout.leaves)))
+        return [self._view(layer, leaves) for layer in self._layout.layers]
 
     def _view(self, tree: Tree, leaves: Any) -> Any:
         if isinstance(tree, tuple):

@@ -308,8 +308,9 @@ class BucketStore:
         run = Pass(
             self.layout, self.codecs, spans, starts, planes, tokens.shape[1], handles=self.handles
         )
+        views = run.views()
         run.stop_at(lengths)
-        logits = self.model(tokens, cache=run.views)
+        logits = self.model(tokens, cache=views)
         return logits, run.finish()
 
     def _bucket(self, capacity: int) -> Bucket:
