@@ -26,7 +26,7 @@ WORTH: Final = 0.1
 FIRST_PAUSE, LAST_PAUSE = 32, 256
 """Steps from one probe to the next: the first time, and when probes keep failing."""
 
-PROBING: Final = 0.02
+PROBING: Final = 0.01
 """Share of the time that probes may take: what one cost is earned back before the next."""
 
 PROBE: Final = 2
