@@ -76,6 +76,24 @@ def test_a_turn_arrives_whole(them: Ranks) -> None:
     assert turn == Turn(7.5, (Cancel("a"), Cancel("b")))
 
 
+def test_a_sleeping_rank_wakes_within_ten_milliseconds(them: Ranks) -> None:
+    leader, follower = them.pair()
+    inbox = FollowerInbox(link=follower)
+
+    def wake() -> float:
+        inbox.take(WAIT)
+        return time.monotonic()
+
+    took = []
+    for _ in range(5):
+        waking = them.pool.submit(wake)
+        time.sleep(0.2)
+        sent = time.monotonic()
+        leader.send(encode(Turn(1.0, ())))
+        took.append(waking.result(WAIT) - sent)
+    assert min(took) < 0.01, took  # the best of five: a busy machine may be late
+
+
 def test_the_first_to_come_is_kept_awake_while_the_last_is_awaited(them: Ranks) -> None:
     leading = them.lead(size=3)
     first = them.follow(1, size=3)
