@@ -138,7 +138,12 @@ def test_every_flag_exists(name: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_variable_exists(name: str) -> None:
     named = set(re.findall(r"MLXSERVE_[A-Z_]+", DOCUMENTS[name]))
-    assert named <= VARIABLES
+    of_tests = {
+        variable
+        for path in Path(__file__).parent.rglob("test_*.py")
+        for variable in re.findall(r'environ\.get\("(MLXSERVE_TEST_[A-Z]+)"', path.read_text("utf-8"))
+    }
+    assert named <= VARIABLES | of_tests
 
 
 @pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
