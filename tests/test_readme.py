@@ -141,7 +141,9 @@ def test_every_variable_exists(name: str) -> None:
     of_tests = {
         variable
         for path in Path(__file__).parent.rglob("test_*.py")
-        for variable in re.findall(r'environ\.get\("(MLXSERVE_TEST_[A-Z]+)"', path.read_text("utf-8"))
+        for variable in re.findall(
+            r'environ\.get\("(MLXSERVE_TEST_[A-Z]+)"', path.read_text("utf-8")
+        )
     }
     assert named <= VARIABLES | of_tests
 
