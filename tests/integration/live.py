@@ -123,7 +123,7 @@ def serving(
 def _url(process: "subprocess.Popen[bytes]", folder: Path) -> str:
     def greeted() -> re.Match[str] | None:
         if process.poll() is not None:
-            said = (folder / "stderr").read_text("utf-8")
+            said = "".join((folder / name).read_text("utf-8") for name in ("stdout", "stderr"))
             raise RuntimeError(f"the server ended with status {process.returncode}: {said}")
         return GREETING.search((folder / "stdout").read_text("utf-8"))
 

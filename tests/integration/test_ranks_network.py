@@ -98,7 +98,7 @@ def test_ranks_on_two_hosts_answer_as_one_and_end_when_the_cable_is_pulled(
     (tmp_path / "hosts.json").write_text(json.dumps(listed))
     words = (
         *("--model", str(tiny_folder), "--no-ssd", "--host", f"{NETWORK}.1", "--port", str(PORT)),
-        *("--distributed-mode", "ring", "--distributed-timeout-s", "4"),
+        *("--distributed-mode", "ring", "--distributed-timeout-s", "8"),
         *("--distributed-hostfile", str(tmp_path / "hosts.json")),
     )
     path = f"{ssh.parent}{os.pathsep}{os.environ['PATH']}"
