@@ -93,7 +93,7 @@ class EngineOptions:
     prefill_chunk_size_shared: int = option(
         512, "prompt tokens per iteration beside decoding sequences", check=_count
     )
-    compile: CompileMode = option("auto", "compile the decode step")
+    compile: CompileMode = option("auto", "compile decode and verification passes")
 
 
 @frozen(kw_only=True)

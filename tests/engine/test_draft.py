@@ -34,12 +34,13 @@ class OtherLetters(Letters):
 class OneModel:
     """A host whose every reference is one given model."""
 
-    def __init__(self, model: Any, text: Any = None) -> None:
+    def __init__(self, model: Any, text: Any = None, *, compiled: bool = False) -> None:
+        self.compiled = compiled
         self.model, self.draft_text, self.text = model, text or Letters(), Letters()
         self.hosted: Hosted | None = None
 
     def load(self, reference: str) -> Hosted:
-        store = plan_kv(self.model, lambda _k, _v: None, compiled=False).store
+        store = plan_kv(self.model, lambda _k, _v: None, compiled=self.compiled).store
         assert isinstance(store, BucketStore)
         self.hosted = Hosted(store, self.draft_text, VOCAB)
         return self.hosted
@@ -47,7 +48,8 @@ class OneModel:
 
 def drafting(model: Any, *plugins: object, context: int = 128, **changes: Any) -> Bench:
     draft = DraftModel(DraftOptions(model_path="draft", context_len=context))
-    return bench(target(), draft, always(4), *plugins, host=OneModel(model), **changes)
+    host = OneModel(model, compiled=changes.get("compiled", False))
+    return bench(target(), draft, always(4), *plugins, host=host, **changes)
 
 
 def accepted(it: Bench) -> float:
@@ -73,6 +75,17 @@ def test_greedy_tokens_are_those_without_drafts(draft: str, count: int, context:
         assert accepted(it) > 0.95
     if draft == "another":
         assert accepted(it) < 0.5
+
+
+def test_compiled_chains_give_the_same_tokens() -> None:
+    it = drafting(target(), context=512, compiled=True)
+    for length in LENGTHS[:4]:
+        it.submit(request(str(length), prompt(length), TOKENS))
+        it.step(2)
+    it.run()
+    for length in LENGTHS[:4]:
+        assert it.replies.tokens(str(length)) == plain(target(), prompt(length), TOKENS), length
+    assert accepted(it) > 0.9
 
 
 def test_rows_are_freed_with_their_sequences() -> None:

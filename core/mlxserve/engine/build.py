@@ -74,7 +74,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         plan=plan,
         policy=policy,
         capacity=capacity_of(resolved.engine),
-        host=Host(resolved, model.text, progress),
+        host=Host(resolved, model.text, progress, _compiled(resolved.engine)),
         agreement=Agreement(group),
     )
     card = _card(resolved, model, plan, engine.scheduler.cache)

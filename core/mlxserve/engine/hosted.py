@@ -21,25 +21,31 @@ BEHIND = 8
 
 @frozen
 class Host:
-    """Implements ``ModelHost``: second models come through the same plugins as the first."""
+    """Implements ``ModelHost``: second models come through the same plugins as the first.
+
+    Attributes:
+        compiled: Whether their passes are.
+    """
 
     resolved: Resolved
     text: TextCodec
     progress: Progress
+    compiled: bool
 
     def load(self, reference: str) -> HostedModel:
         """Load a model and lay out its rows, in plain KV."""
         options = ModelOptions(model=reference, dtype=self.resolved.model.dtype)
-        return hosted(load(self.resolved.plugins, options, self.progress))
+        model = load(self.resolved.plugins, options, self.progress)
+        return hosted(model, compiled=self.compiled)
 
 
-def hosted(model: LoadedModel) -> "Hosted":
+def hosted(model: LoadedModel, *, compiled: bool) -> "Hosted":
     """Return ``model`` ready to continue sequences.
 
     Raises:
         ModelError: Its layers cannot take tokens back, as wrong guesses demand.
     """
-    store = plan_kv(model.model, lambda _keys, _values: None, compiled=False).store
+    store = plan_kv(model.model, lambda _keys, _values: None, compiled=compiled).store
     if not isinstance(store, BucketStore) or store.layout.recurrent:
         raise ModelError(f"{model.name} cannot draft: its layers cannot take tokens back")
     logits = model.model(mx.array([[0]]), cache=None)
