@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from pluggy import PluginManager
 
 from mlxserve.hooks import ask
-from mlxserve.kv.model import CausalModel
+from mlxserve.model.causal import CausalModel
 from mlxserve.options import ModelOptions
 from mlxserve.text.tokenizer import Tokenizer
 from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, models

@@ -90,7 +90,7 @@ def test_two_servers_do_not_share_a_folder(open_tier: OpenTier, tmp_path: Path) 
         "from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions\n"
         "from pathlib import Path\n"
         f"plugin = SsdTier(SsdTierOptions(cache_dir=Path({str(tmp_path)!r})))\n"
-        "plugin.make_cache_tier(CacheLayout(namespace=b'z', block_size=4, groups=()))"
+        "plugin.make_cache_tier(CacheLayout(namespace=b'z', block_size=4, arrays=()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
