@@ -10,6 +10,7 @@ from mlxserve_hookspecs import option
 
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 CompileMode: TypeAlias = Literal["auto", "on", "off"]
+AttentionWay: TypeAlias = Literal["auto", "kernel", "gather"]
 LogFormat: TypeAlias = Literal["auto", "console", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -94,6 +95,11 @@ class EngineOptions:
         512, "prompt tokens per iteration beside decoding sequences", check=_count
     )
     compile: CompileMode = option("auto", "compile decode and verification passes")
+    attention: AttentionWay = option(
+        "auto",
+        "how new tokens attend: auto takes kernels where they are proved at start, and a CPU reads "
+        "in place; gather is mlx's fused attention",
+    )
 
 
 @frozen(kw_only=True)

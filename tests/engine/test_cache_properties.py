@@ -82,7 +82,7 @@ def test_no_script_gives_other_tokens_than_a_cold_run(name: str, script: list[An
                 stop(it)
                 it = start(name, folder)
             elif what == "evict":
-                it.engine.scheduler.cache.give_back(detail)
+                it.engine.scheduler.cache.reclaim(0, detail)
             else:
                 for at, parts in enumerate(detail):
                     asked = request(f"{number}-{at}", tokens_of(parts), TOKENS, logprobs=0)
@@ -113,4 +113,4 @@ def test_two_hundred_requests_never_exceed_the_budget() -> None:
     ends = [e.finish for e in it.replies.events if e.finish]
     assert len(ends) == 200
     assert {end.reason for end in ends} == {"length"}
-    assert scheduler.store.tokens_held() == 0
+    assert scheduler.store.used() == 0

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
+from mlxserve.engine.build import pool_limits
 from mlxserve.engine.hosted import Hosted
 from mlxserve.batch.plan import plan_kv
-from mlxserve.batch.store import BucketStore
+from mlxserve.batch.runner import Runner
 from mlxserve_hookspecs import ModelError
 from mlxserve_plugins.draft import DraftModel, DraftOptions
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 from mlxserve_plugins.prefix_cache import PrefixCache
 
-from .harness import Bench, Letters, bench, plain, prompt, request
+from .harness import bench, Bench, capacity, Letters, plain, prompt, request
 from .speculating import always
 from .tiny import VOCAB, tiny_model
 
@@ -40,8 +41,10 @@ class OneModel:
         self.hosted: Hosted | None = None
 
     def load(self, reference: str) -> Hosted:
-        store = plan_kv(self.model, lambda _k, _v: None, compiled=self.compiled).store
-        assert isinstance(store, BucketStore)
+        limits = pool_limits(capacity())
+        plan = plan_kv(self.model, lambda _k, _v: None, limits, compiled=self.compiled)
+        store = plan.store
+        assert isinstance(store, Runner)
         self.hosted = Hosted(store, self.draft_text, VOCAB)
         return self.hosted
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlxserve.inbox import Drain, Submit
-from mlxserve.batch.store import BucketStore
+from mlxserve.batch.runner import Runner
 from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,
@@ -65,7 +65,7 @@ def test_a_client_that_leaves_during_prefill_costs_no_further_chunk() -> None:
     it.step(3)
     it.cancel("gone")
     it.step()
-    assert it.engine.scheduler.store.tokens_held() == 0
+    assert it.engine.scheduler.store.used() == 0
     prefilled = [e.prefilled for e in it.replies.of("gone") if e.prefilled]
     assert max(prefilled) <= 64
 
@@ -209,13 +209,13 @@ def test_a_failing_decode_pass_fails_its_batch_and_the_engine_goes_on(
         raise RuntimeError("[malloc] out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(BucketStore, "decode", broken)
+        patch.setattr(Runner, "decode", broken)
         it.step()
     it.submit(request("30", prompt(30)))
     it.run()
     assert it.replies.finish("20").error.status == 503
     others_are_well(it, "30")
-    assert it.engine.scheduler.store.tokens_held() == 0
+    assert it.engine.scheduler.store.used() == 0
 
 
 def test_a_failing_prefill_fails_its_own_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_a_failing_prefill_fails_its_own_pass(monkeypatch: pytest.MonkeyPatch) -
 
     it.submit(request("bad", prompt(30)))
     with monkeypatch.context() as patch:
-        patch.setattr(BucketStore, "prefill", broken)
+        patch.setattr(Runner, "prefill", broken)
         it.step()
     it.run()
     assert it.replies.finish("bad").error.status == 500

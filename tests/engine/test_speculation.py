@@ -123,7 +123,7 @@ def test_greedy_tokens_are_those_without_drafts_while_rows_join_and_leave(
     it.run()
     for length in LENGTHS:
         assert tuple(it.replies.tokens(str(length))) == plain(name, 16, length), length
-    assert it.engine.scheduler.store.tokens_held() == 0
+    assert it.engine.scheduler.store.used() == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_next"])

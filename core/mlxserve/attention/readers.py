@@ -187,6 +187,53 @@ class TableReader:
         return _heads_first(keys), _heads_first(values)
 
 
+@define(eq=False)
+class KernelReader:
+    """All rows at once, each as far as it reaches, by a kernel that follows the tables.
+
+    Attributes:
+        table: ``[rows, blocks]`` int32.
+        starts: ``[rows]`` int32.
+        gather: Reads what no kernel reads.
+    """
+
+    table: mx.array
+    starts: mx.array
+    gather: TableReader
+
+    def attend(
+        self,
+        planes: Planes,
+        codec: LeafCodec,
+        leaf: AttentionLeaf,
+        queries: mx.array,
+        scale: float,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """Attend by the layer's kernel."""
+        if codec.kernel is None:
+            return self.gather.attend(planes, codec, leaf, queries, scale, sinks)
+        out = codec.kernel.attend(
+            queries.astype(codec.keys.dtype),
+            planes[0],
+            self.table,
+            self.starts,
+            scale=scale,
+            window=leaf.window,
+            keep=leaf.keep if leaf.window is not None else 0,
+            sinks=sinks,
+        )
+        return out.astype(queries.dtype)
+
+    def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
+        """Gather and decode."""
+        return self.gather.fetch(planes, codec)
+
+    def mask(self, leaf: AttentionLeaf) -> mx.array:
+        """Compare positions."""
+        return self.gather.mask(leaf)
+
+
 def _heads_first(codes: Codes) -> Codes:
     return tuple(code.transpose(0, 2, 1, 3) for code in codes)
 

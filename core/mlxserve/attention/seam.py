@@ -13,6 +13,7 @@ import mlx.core as mx
 from attrs import frozen
 
 from mlxserve.model.causal import CausalModel
+from mlxserve_hookspecs import Side
 
 NAME = "scaled_dot_product_attention"
 MODELS = "mlx_lm.models."
@@ -28,6 +29,12 @@ class Seen:
 class Attends(Protocol):
     """Whoever holds a layer's keys and values and knows how to read them."""
 
+    def shape(self, side: Side) -> tuple[Any, ...]:
+        """Return rows, heads, tokens of each row ``[rows]`` and width."""
+
+    def dtype(self, side: Side) -> mx.Dtype:
+        """Return what the model made them of."""
+
     def attend(
         self, queries: mx.array, scale: float, window: int | None, sinks: mx.array | None
     ) -> mx.array:
@@ -36,9 +43,25 @@ class Attends(Protocol):
 
 @frozen
 class Held:
-    """One layer's keys or values in place of an array."""
+    """One layer's keys or values in place of an array: as much of one as models ask of it."""
 
     owner: Attends
+    side: Side
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Rows, heads, tokens of each row ``[rows]``, width."""
+        return self.owner.shape(self.side)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What the model made them of."""
+        return self.owner.dtype(self.side)
+
+    def astype(self, dtype: mx.Dtype) -> "Held":
+        """Return itself: attention computes in the queries' dtype."""
+        del dtype
+        return self
 
 
 class MaskError(TypeError):

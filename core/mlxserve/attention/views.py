@@ -1,7 +1,7 @@
 """One forward pass: what each layer of a model sees as its cache while rows run through it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 from attrs import evolve, frozen
@@ -10,8 +10,26 @@ from mlx_lm.models.cache import ArraysCache
 from mlxserve.attention.readers import Reader
 from mlxserve.attention.seam import Held, Seen
 from mlxserve.pool.layout import AttentionLeaf, StateLeaf, Tree
-from mlxserve.pool.planes import LeafCodec, LeafData
+from mlxserve.pool.planes import LeafCodec, LeafData, Planes
 from mlxserve.pool.pool import Shape
+from mlxserve_hookspecs import Side
+
+
+@frozen
+class Ways:
+    """What a model takes its caches for.
+
+    Attributes:
+        handles: It hands on what ``update_and_fetch`` returned, and the seam attends; if not, it
+            is given arrays.
+        together: Rows of different lengths run in one pass; if not, one row does, and its offset
+            is a number.
+        mask_rank: Dimensions of the masks of a model on arrays.
+    """
+
+    handles: bool = True
+    together: bool = True
+    mask_rank: int = 4
 
 
 @frozen
@@ -40,9 +58,9 @@ class Pass:
         data: Sequence[LeafData],
         frames: Sequence[Frame],
         starts: mx.array | int,
+        size: tuple[int, int],
+        ways: Ways,
         chosen: mx.array | None = None,
-        *,
-        handles: bool = True,
     ) -> None:
         """Take the rows in.
 
@@ -52,10 +70,11 @@ class Pass:
             frames: One per group.
             starts: ``[rows]`` int32: each row's length before this pass; a number for one row
                 of a model that wants a number.
+            size: Rows, and new tokens of each.
+            ways: What the model takes its caches for.
             chosen: Which of the ``rows * width`` tokens are written ``[n]``; ``None`` is all.
-            handles: Give the model handles that the seam understands, not arrays.
         """
-        self.handles = handles
+        (self.rows, self.width), self.ways = size, ways
         self.shape, self.frames, self.offsets, self._chosen = shape, frames, starts, chosen
         self.data: list[LeafData] = list(data)
         self._states: list[tuple[int, Any]] = []
@@ -82,7 +101,8 @@ class Pass:
         index = next(leaves)
         if isinstance(tree, AttentionLeaf):
             codec = self.shape.codecs[index]
-            assert codec is not None
+            if codec is None:
+                return UnusedView(self)
             return AttentionView(self, index, tree, codec)
         return self._state(index, tree)
 
@@ -100,18 +120,10 @@ class Pass:
 
     def write(self, index: int, codec: LeafCodec, keys: mx.array, values: mx.array) -> None:
         """Put the new tokens of one layer into its planes."""
-        codes = codec.encode(keys, values)
-        sides = tuple(tuple(self._flat(code) for code in side) for side in codes)
         where = self.frames[self.shape.groups[index]].where
         planes: Any = self.data[index]
-        self.data[index] = self.shape.arrangement.write(planes, where, sides, codec)  # type: ignore[arg-type]
-
-    def _flat(self, code: mx.array) -> mx.array:
-        """Return ``[1, heads, n, width]`` of ``[rows, heads, tokens, width]``."""
-        rows, heads, tokens, width = code.shape
-        if rows > 1:
-            code = code.transpose(1, 0, 2, 3).reshape(1, heads, rows * tokens, width)
-        return code if self._chosen is None else code[:, :, self._chosen]
+        arrangement = self.shape.arrangement
+        self.data[index] = arrangement.write(planes, where, keys, values, codec, self._chosen)
 
 
 class AttentionView:
@@ -122,25 +134,35 @@ class AttentionView:
 
     @property
     def offset(self) -> mx.array | int:
-        """Each row's position ``[rows]``, for rotary embeddings."""
+        """Each row's position ``[rows]``, for rotary embeddings; a number where one row runs."""
         return self._pass.offsets
 
     @property
     def _reader(self) -> Reader:
         return self._pass.frames[self._pass.shape.groups[self._index]].reader
 
+    @property
+    def _planes(self) -> Planes:
+        planes: Any = self._pass.data[self._index]
+        return planes  # type: ignore[no-any-return]
+
     def make_mask(
         self,
         N: int,  # noqa: N803 - mlx-lm's name
         return_array: bool = False,
         window_size: int | None = None,
-    ) -> mx.array | Seen | None:
+    ) -> mx.array | Seen | Literal["causal"] | None:
         """Return the mask for a model that applies it itself; behind the seam, its description."""
-        del N  # the pass knows its width
         leaf = self._narrowed(window_size)
-        if not self._pass.handles:
-            return self._reader.mask(leaf)
-        return Seen(leaf.window) if return_array or leaf.window != self._leaf.window else None
+        if self._pass.ways.handles:
+            own = leaf.window == self._leaf.window and not return_array
+            return None if own else Seen(leaf.window)
+        mask = self._reader.mask(leaf)
+        if self._pass.ways.together:
+            return mask if self._pass.ways.mask_rank == mask.ndim else mask[:, :, None]
+        if return_array or (leaf.window is not None and leaf.window < mask.shape[-1]):
+            return mask[0, 0]
+        return None if N == 1 else "causal"
 
     def _narrowed(self, window: int | None) -> AttentionLeaf:
         mine = self._leaf.window
@@ -151,18 +173,65 @@ class AttentionView:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         """Write the new tokens; return handles, or arrays ``[rows, heads, reach, width]``."""
         self._pass.write(self._index, self._codec, keys, values)
-        if self._pass.handles:
-            return Held(self), Held(self)
-        planes: Any = self._pass.data[self._index]
-        return self._reader.fetch(planes, self._codec)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[Any, Any]:
+        """Return what ``update_and_fetch`` returned: a layer may use another's."""
+        if self._pass.ways.handles:
+            return Held(self, "keys"), Held(self, "values")
+        return self._reader.fetch(self._planes, self._codec)
+
+    @property
+    def keys(self) -> Any:
+        """All keys; setting them changes nothing, for the planes are what is read."""
+        return self.keys_and_values()[0]
+
+    @keys.setter
+    def keys(self, _: Any) -> None:
+        return
+
+    @property
+    def values(self) -> Any:
+        """All values; as ``keys``."""
+        return self.keys_and_values()[1]
+
+    @values.setter
+    def values(self, _: Any) -> None:
+        return
+
+    start_position = 0
+
+    def maybe_trim_front(self) -> None:
+        """Keep everything: what is seen is the mask's say."""
+
+    def shape(self, side: Side) -> tuple[Any, ...]:
+        """Return rows, heads, tokens of each row ``[rows]`` and width."""
+        it = self._codec.keys if side == "keys" else self._codec.values
+        ends = self._pass.offsets + self._pass.width
+        return (self._pass.rows, it.heads, ends, it.width)
+
+    def dtype(self, side: Side) -> mx.Dtype:
+        """Return what the model made them of."""
+        return self._codec.keys.dtype if side == "keys" else self._codec.values.dtype
 
     def attend(
         self, queries: mx.array, scale: float, window: int | None, sinks: mx.array | None
     ) -> mx.array:
         """Attend to everything that the rows hold now."""
-        planes: Any = self._pass.data[self._index]
         leaf = self._narrowed(window)
-        return self._reader.attend(planes, self._codec, leaf, queries, scale, sinks)
+        return self._reader.attend(self._planes, self._codec, leaf, queries, scale, sinks)
+
+
+class UnusedView:
+    """A cache that the model makes and never asks."""
+
+    def __init__(self, owner: Pass) -> None:
+        self._pass = owner
+
+    @property
+    def offset(self) -> mx.array | int:
+        """Each row's position."""
+        return self._pass.offsets
 
 
 class PartsView:

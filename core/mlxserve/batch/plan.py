@@ -4,30 +4,39 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import mlx.core as mx
-from attrs import frozen
+from attrs import evolve, frozen
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlxserve.attention.kernels import Kernels
 from mlxserve.attention.seam import bind
-from mlxserve.batch.proof import CODED, Probe, mismatch, probes_of
+from mlxserve.attention.views import Ways
+from mlxserve.batch.compiled import Compiled
+from mlxserve.batch.facts import Facts, facts_of
+from mlxserve.batch.proof import CODED, Probe, mismatch, probes_of, stops_midway
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.solo import SoloStore
 from mlxserve.batch.store import RowStore
 from mlxserve.model.causal import CausalModel
 from mlxserve.pool.blocks import Blocks
 from mlxserve.pool.codec import PlainCodec
-from mlxserve.pool.layout import AttentionLeaf, Layout, UnmappedError, read_layout
+from mlxserve.pool.layout import AttentionLeaf, Layout, UnmappedError
 from mlxserve.pool.planes import Apart, Arrangement, Joined, LeafCodec
 from mlxserve.pool.pool import Group, Pool, Shape
 from mlxserve_hookspecs import KvCodec, KvSide, ModelError
 
 CodecMaker: TypeAlias = Callable[[KvSide, KvSide], KvCodec | None]
-Sides: TypeAlias = tuple[KvSide, KvSide]
 Way: TypeAlias = Literal["auto", "kernel", "gather"]
 PROBE_BLOCKS = 512
-FAR_WINDOW = 8192
+FAR_WINDOW = 4096
 """The longest window that a proof on a GPU passes; on a CPU a longer one costs seconds."""
 
 NEAR_WINDOW = 128
+WAYS = (
+    ("batched", Ways()),
+    ("batched on arrays", Ways(handles=False)),
+    ("batched on arrays, masks of five dimensions", Ways(handles=False, mask_rank=5)),
+    ("row by row", Ways(handles=False, together=False)),
+)
 
 
 @frozen
@@ -40,6 +49,7 @@ class PoolLimits:
         live: Rows at once.
         prefilling: Rows in prefill at once.
         chunk: Most prompt tokens that a row takes in one pass.
+        longest: Tokens of the longest sequence.
     """
 
     blocks: int
@@ -47,6 +57,7 @@ class PoolLimits:
     live: int
     prefilling: int
     chunk: int
+    longest: int = 1 << 30
 
     def of_window(self, window: int | None) -> int:
         """Return how many blocks layers need that see ``window`` tokens, with some to be found."""
@@ -55,6 +66,11 @@ class PoolLimits:
         behind = -(-window // self.block_size) + 2
         chunks = self.prefilling * -(-self.chunk // self.block_size)
         return min(self.blocks, self.live * behind + chunks + self.blocks // 4)
+
+    @property
+    def reach(self) -> int:
+        """Tokens that one sequence can have at most."""
+        return min(self.longest, self.blocks * self.block_size)
 
 
 @frozen
@@ -73,17 +89,7 @@ class KvPlan:
     codecs: tuple[str, ...]
     notes: tuple[str, ...]
     state: tuple[tuple[tuple[int, ...], mx.Dtype], ...] = ()
-    how: str = ""
-
-
-@frozen
-class _Facts:
-    """What is known of a model before anything is decided."""
-
-    model: CausalModel
-    layout: Layout
-    sides: Sequence[Sides | None]
-    state: tuple[tuple[tuple[int, ...], mx.Dtype], ...]
+    how: str = "one sequence at a time"
 
 
 def plan_kv(
@@ -92,6 +98,7 @@ def plan_kv(
     limits: PoolLimits,
     *,
     compiled: bool,
+    attention: Way = "auto",
 ) -> KvPlan:
     """Return the fastest layout that gives mlx-lm's own logits for a few probe rows.
 
@@ -103,7 +110,7 @@ def plan_kv(
     """
     notes: list[str] = []
     try:
-        facts = _facts(model)
+        facts = facts_of(model)
     except UnmappedError as reason:
         notes.append(str(reason))
     except Exception as error:
@@ -112,53 +119,122 @@ def plan_kv(
     else:
         probes = probes_of(model, _window_to_pass(facts.layout))
         bind(model)
-        for handles, together in ((True, True), (False, True), (False, False)):
-            found = _try(facts, make_codec, limits, probes, notes, handles, together, compiled)
-            if found is not None:
-                return found
+        planner = _Planner(facts, make_codec, limits, probes, notes)
+        if found := planner.find(compiled=compiled, attention=attention):
+            return found
     notes.append("KV is held in mlx-lm's own caches, one sequence at a time: slower, no reuse")
     return KvPlan(SoloStore(model, lambda: make_prompt_cache(model)), (), tuple(notes))
 
 
-def _try(
-    facts: _Facts,
-    make_codec: CodecMaker,
-    limits: PoolLimits,
-    probes: Sequence[Probe],
-    notes: list[str],
-    handles: bool,
-    together: bool,
-    compiled: bool,
-) -> KvPlan | None:
-    arrangement = _arrangement(compiled=compiled)
-    small = PoolLimits(PROBE_BLOCKS, limits.block_size, 4, 1, limits.chunk)
+@frozen(eq=False)
+class _Planner:
+    """Tries one way after the other, and notes why those before the one it returns fail."""
 
-    def runner(codecs: Sequence[LeafCodec | None], size: PoolLimits, *, drafts: bool) -> Runner:
-        pool = make_pool(facts.layout, codecs, arrangement, size)
-        return Runner(facts.model, pool, handles, together, stops_midway=drafts)
+    facts: Facts
+    make_codec: CodecMaker
+    limits: PoolLimits
+    probes: Sequence[Probe]
+    notes: list[str]
 
-    plain = _codecs(facts, lambda _k, _v: None)
-    name = {(True, True): "batched", (False, True): "batched on arrays"}.get(
-        (handles, together), "row by row"
-    )
-    drafts = True
-    if error := mismatch(runner(plain, small, drafts=True), probes):
-        drafts = False
-        recurrent = facts.layout.recurrent
-        again = mismatch(runner(plain, small, drafts=False), probes) if recurrent else error
-        if again:
-            notes.append(f"{name} attention is off: {again}")
+    def find(self, *, compiled: bool, attention: Way) -> KvPlan | None:
+        arrangement = _arrangement(compiled=compiled, attention=attention)
+        kernels = None
+        if attention != "gather" and isinstance(arrangement, Joined):
+            kernels = Kernels.native(self.facts, self.limits.block_size, self.notes)
+        if kernels is None and attention == "kernel":
+            self.notes.append("--attention kernel: this device has none; gather instead")
+        for name, ways in WAYS:
+            tries = [(compiled, kernels)]
+            if kernels is not None:
+                tries.append((compiled, None))
+            if compiled:
+                tries.append((False, None))
+            for trace, kernel in tries:
+                maker = _Maker(self.facts, arrangement, ways, kernel, trace)
+                if found := self._try(name, maker):
+                    return found
+        return None
+
+    def _try(self, name: str, maker: "_Maker") -> KvPlan | None:
+        if maker.compiled and not maker.ways.together:
             return None
-        notes.append("nothing is drafted: recurrent layers cannot stop in the middle of a pass")
-    codecs = _codecs(facts, make_codec)
-    names = tuple(c.codec.name for c in codecs if c is not None)
-    if any(n != "plain" for n in names):
-        error = mismatch(runner(codecs, small, drafts=drafts), probes, CODED)
-        if error:
-            notes.append(f"KV stays plain: with the codec {error}")
-            codecs, names = plain, ("plain",) * len(names)
-    store = runner(codecs, limits, drafts=drafts)
-    return KvPlan(store, names, (*notes, *_plain_layers(names)), facts.state, name)
+        small = evolve(self.limits, blocks=PROBE_BLOCKS, live=4, prefilling=1)
+        plain = maker.codecs(lambda _k, _v: None)
+        drafts = True
+        if self.facts.layout.recurrent:
+            drafts = stops_midway(maker.runner(plain, small, drafts=True), self.probes)
+        if error := mismatch(maker.runner(plain, small, drafts=drafts), self.probes):
+            how = ", compiled" if maker.compiled else ""
+            how += ", by kernel" if maker.kernels else ""
+            self.notes.append(f"{name}{how} attention is off: {error}")
+            return None
+        codecs = maker.codecs(self.make_codec)
+        names = tuple(c.codec.name for c in codecs if c is not None)
+        if any(n != "plain" for n in names):
+            error = mismatch(maker.runner(codecs, small, drafts=drafts), self.probes, CODED)
+            if error:
+                self.notes.append(f"KV stays plain: with the codec {error}")
+                codecs, names = plain, ("plain",) * len(names)
+        if not drafts:
+            self.notes.append(
+                "nothing is drafted: recurrent layers of this model cannot stop midway in a pass"
+            )
+        store = maker.runner(codecs, self.limits, drafts=drafts, whole=True)
+        notes = (*self.notes, *_plain_layers(names))
+        return KvPlan(store, names, notes, self.facts.state, maker.describe(name))
+
+
+@frozen(eq=False)
+class _Maker:
+    """Makes runners of one way."""
+
+    facts: Facts
+    arrangement: Arrangement
+    ways: Ways
+    kernels: Kernels | None
+    compiled: bool
+
+    def codecs(self, make_codec: CodecMaker) -> list[LeafCodec | None]:
+        found: list[LeafCodec | None] = []
+        for pair in self.facts.sides:
+            if pair is None:
+                found.append(None)
+                continue
+            codec = LeafCodec(make_codec(*pair) or PlainCodec(), *pair)
+            if self.kernels is not None and self.ways.handles:
+                codec = evolve(codec, kernel=self.kernels.of(codec))
+            found.append(codec)
+        return found
+
+    def runner(
+        self,
+        codecs: Sequence[LeafCodec | None],
+        limits: PoolLimits,
+        *,
+        drafts: bool,
+        whole: bool = False,
+    ) -> Runner:
+        pool = make_pool(
+            self.facts.layout, codecs, self.arrangement, limits, windows=self.ways.handles
+        )
+        if whole and self.compiled:
+            pool.first = _first(pool)
+        runner = Runner(self.facts.model, pool, self.ways, drafts)
+        if self.compiled:
+            runner.compiled = Compiled(
+                self.facts.model,
+                pool,
+                self.ways,
+                limits.reach,
+                self.kernels is not None,
+                self.facts.state,
+            )
+        return runner
+
+    def describe(self, name: str) -> str:
+        how = "by kernel" if self.kernels is not None else "gathered"
+        how = "in place" if isinstance(self.arrangement, Apart) else how
+        return f"{name}, {how}, {'compiled' if self.compiled else 'eager'}"
 
 
 def make_pool(
@@ -166,12 +242,22 @@ def make_pool(
     codecs: Sequence[LeafCodec | None],
     arrangement: Arrangement,
     limits: PoolLimits,
+    *,
+    windows: bool,
 ) -> Pool:
-    """Return a pool whose layers are grouped by what they see, those that see most first."""
+    """Return a pool whose layers are grouped by what they see, those that see most first.
+
+    Args:
+        layout: The model's layers.
+        codecs: One per leaf; ``None`` for those that hold no keys.
+        arrangement: How planes lie.
+        limits: How large it may become.
+        windows: Whether layers give back what lies behind their window.
+    """
     kinds: dict[tuple[int | None, int], list[int]] = {}
     for index, leaf in enumerate(layout.leaves):
-        if isinstance(leaf, AttentionLeaf):
-            kinds.setdefault((leaf.window, leaf.keep), []).append(index)
+        if isinstance(leaf, AttentionLeaf) and codecs[index] is not None:
+            kinds.setdefault((leaf.window if windows else None, leaf.keep), []).append(index)
     order = sorted(kinds, key=lambda kind: -(kind[0] or 1 << 40))
     member = {leaf: number for number, kind in enumerate(order) for leaf in kinds[kind]}
     groups = tuple(
@@ -183,9 +269,21 @@ def make_pool(
     return Pool(shape, groups, limits.block_size, limits.chunk)
 
 
-def _arrangement(*, compiled: bool) -> Arrangement:
+def _first(pool: Pool) -> int:
+    """Return how many blocks to begin with: all, where that leaves half of what is free.
+
+    A compiled pass is of one shape of planes: each growth would trace it anew.
+    """
+    whole = sum(pool.token_bytes(g) * (g.blocks.count + 1) * pool.size for g in pool.groups)
+    info: Any = mx.device_info()
+    memory = info.get("max_recommended_working_set_size") or info.get("memory_size") or 0
+    free = int(memory) - mx.get_active_memory()
+    return 1 << 30 if whole * 2 <= free else pool.first
+
+
+def _arrangement(*, compiled: bool, attention: Way) -> Arrangement:
     cpu = mx.default_device().type == mx.DeviceType.cpu
-    return Apart() if cpu and not compiled else Joined()
+    return Apart() if cpu and not compiled and attention == "auto" else Joined()
 
 
 def _window_to_pass(layout: Layout) -> int | None:
@@ -195,58 +293,7 @@ def _window_to_pass(layout: Layout) -> int | None:
     return min((w for w in windows if w is not None and w <= limit), default=None)
 
 
-def _plain_layers(names: Sequence[str]) -> tuple[str, ...]:
+def _plain_layers(names: Sequence[str]) -> Iterator[str]:
     plain = [i for i, name in enumerate(names) if name == "plain"]
-    if not plain or len(plain) == len(names):
-        return ()
-    return (f"KV of attention layers {plain} stays plain: their codec declined",)
-
-
-def _codecs(facts: _Facts, make_codec: CodecMaker) -> list[LeafCodec | None]:
-    return [
-        None if pair is None else LeafCodec(make_codec(*pair) or PlainCodec(), *pair)
-        for pair in facts.sides
-    ]
-
-
-def _facts(model: CausalModel) -> _Facts:
-    """Read shapes off mlx-lm's caches after a call that is never run."""
-    caches = make_prompt_cache(model)
-    layout = read_layout(caches)
-    model(mx.array([[1, 2, 3]]), cache=caches)
-    flat = [part for cache in caches for part in _parts(cache)]
-    held = list(zip(layout.leaves, flat, strict=True))
-    sides = [
-        _pair(index, leaf, cache) if isinstance(leaf, AttentionLeaf) else None
-        for index, (leaf, cache) in enumerate(held)
-    ]
-    arrays = [a for leaf, c in held if not isinstance(leaf, AttentionLeaf) for a in c.cache]
-    if any(a is None for a in arrays):
-        raise UnmappedError("a recurrent layer leaves some of its state unused")
-    state = tuple((tuple(a.shape), a.dtype) for a in arrays)
-    return _Facts(model, layout, sides, state)
-
-
-def _parts(cache: Any) -> Iterator[Any]:
-    if hasattr(cache, "caches"):
-        for part in cache.caches:
-            yield from _parts(part)
-    else:
-        yield cache
-
-
-def _pair(index: int, leaf: AttentionLeaf, cache: Any) -> Sides:
-    if cache.keys is None:
-        raise UnmappedError(f"cache {index} of the model is not used by a plain forward pass")
-
-    def side(name: Literal["keys", "values"], array: mx.array) -> KvSide:
-        return KvSide(
-            layer=index,
-            side=name,
-            heads=array.shape[1],
-            width=array.shape[3],
-            dtype=array.dtype,
-            window=leaf.window,
-        )
-
-    return side("keys", cache.keys), side("values", cache.values)
+    if plain and len(plain) < len(names):
+        yield f"KV of attention layers {plain} stays plain: their codec declined"

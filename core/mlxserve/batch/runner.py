@@ -6,8 +6,9 @@ from typing import Any
 import mlx.core as mx
 from attrs import define, field
 
-from mlxserve.attention.readers import Reader, RunReader, Span, TableReader
-from mlxserve.attention.views import Frame, Pass
+from mlxserve.attention.readers import KernelReader, Reader, RunReader, Span, TableReader
+from mlxserve.attention.views import Frame, Pass, Ways
+from mlxserve.batch.compiled import KERNEL_WIDTH, Compiled, width_class
 from mlxserve.batch.store import Chunk
 from mlxserve.model.causal import CausalModel
 from mlxserve.pool.layout import AttentionLeaf
@@ -23,22 +24,22 @@ class Runner:
     Attributes:
         model: The model.
         pool: The rows.
-        handles: Whether the seam attends; if not, the model is given arrays.
-        together: Whether rows of different lengths run in one pass.
+        ways: What the model takes its caches for.
         stops_midway: Whether recurrent layers can keep a part of a pass.
+        compiled: Runs the batch in passes of few, fixed shapes; ``None``: eagerly.
     """
 
     model: CausalModel
     pool: Pool
-    handles: bool = True
-    together: bool = True
+    ways: Ways = Ways()
     stops_midway: bool = False
+    compiled: Compiled | None = None
     _before: list[LeafData] = field(factory=list)
 
     @property
     def exclusive_prefill(self) -> bool:
         """Recurrent state cannot take padding."""
-        return self.pool.recurrent or not self.together
+        return self.pool.recurrent or not self.ways.together
 
     @property
     def drafts_fit(self) -> bool:
@@ -66,8 +67,10 @@ class Runner:
         self.pool.close(row, keep=keep)
 
     def order(self) -> list[Row | None]:
-        """Return the rows of the batch."""
-        return list(self.pool.rows)
+        """Return the rows of the batch, and the places that pad it to a class."""
+        rows: list[Row | None] = list(self.pool.rows)
+        places = len(rows) if self.compiled is None else self.compiled.places(len(rows))
+        return rows + [None] * (places - len(rows))
 
     def used(self) -> int:
         """Count blocks."""
@@ -128,7 +131,21 @@ class Runner:
         arrays: list[Any] = [a for data in self.pool.data for a in data] + own
         return [a for a in arrays if a is not None]
 
+    def width(self, tokens: int) -> int:
+        """Return the class of a pass."""
+        classes = self.compiled is not None and not self.pool.recurrent
+        return width_class(tokens) if classes else tokens
+
+    def warm(self, rows: int, widths: Sequence[int]) -> None:
+        """Trace the usual passes: up to ``rows`` rows of each of ``widths`` new tokens."""
+        if self.compiled is not None:
+            self.compiled.warm(rows, widths)
+
     def _run_batch(self, tokens: mx.array, lengths: mx.array | None = None) -> mx.array:
+        if self.compiled is not None and self.compiled.takes(tokens, lengths):
+            return self.compiled.run(tokens)
+        tokens = tokens[: len(self.pool.rows)]
+        lengths = None if lengths is None else lengths[: len(self.pool.rows)]
         return self._run(self.pool.rows, tokens, [tokens.shape[1]] * len(self.pool.rows), lengths)
 
     def _run(
@@ -138,7 +155,7 @@ class Runner:
         counts: Sequence[int],
         lengths: mx.array | None = None,
     ) -> mx.array:
-        if self.together or len(rows) == 1:
+        if self.ways.together or len(rows) == 1:
             return self._pass(rows, tokens, counts, lengths)
         parts, states = [], []
         whole = self.pool.states()
@@ -166,10 +183,9 @@ class Runner:
         if any(count < width for count in counts):
             flat = [at * width + n for at, count in enumerate(counts) for n in range(count)]
             chosen = mx.array(flat, mx.int32)
-        offset: mx.array | int = starts if self.together else rows[0].length
-        run = Pass(
-            self.pool.shape, self.pool.data, frames, offset, chosen, handles=self.handles
-        )
+        offset: mx.array | int = starts if self.ways.together else rows[0].length
+        size = (len(rows), width)
+        run = Pass(self.pool.shape, self.pool.data, frames, offset, size, self.ways, chosen)
         # Old planes are dropped before anything is evaluated: mlx then updates in place.
         self.pool.data = []
         try:
@@ -194,14 +210,10 @@ class Runner:
             return RunReader(spans, width, self.pool.shape.arrangement)
         reach = max(span.start for span in spans) + width
         blocks = -(-reach // self.pool.size)
-        table = [(s.table.numbers + [0] * blocks)[:blocks] for s in spans]
-        return TableReader(
-            mx.array(table, mx.int32),
-            starts,
-            width,
-            self.pool.size,
-            self.pool.shape.arrangement,
-            reach,
-            causal=len(spans) == 1,
-        )
+        numbers = [(s.table.numbers + [0] * blocks)[:blocks] for s in spans]
+        table = mx.array(numbers, mx.int32)
+        arrangement = self.pool.shape.arrangement
+        causal = len(spans) == 1
+        gather = TableReader(table, starts, width, self.pool.size, arrangement, reach, causal)
+        return KernelReader(table, starts, gather) if width <= KERNEL_WIDTH else gather
 

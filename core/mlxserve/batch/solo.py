@@ -75,6 +75,13 @@ class SoloStore:
             row.length += 1
         return mx.concatenate(logits)
 
+    def width(self, tokens: int) -> int:
+        """Return ``tokens``."""
+        return tokens
+
+    def warm(self, rows: int, widths: Sequence[int]) -> None:
+        """Trace nothing."""
+
     def verify(self, tokens: mx.array) -> mx.array:
         """Refuse: ``drafts_fit`` says so."""
         raise NotImplementedError

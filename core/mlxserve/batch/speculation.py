@@ -163,6 +163,11 @@ class Speculator:
                 self._failed("a proposer failed to say what it wants")
         return wanted
 
+    def width(self, drafts: Mapping[int, Draft]) -> int:
+        """Return how many tokens a row a pass over ``drafts`` has."""
+        longest = max((len(draft.tokens) for draft in drafts.values()), default=0)
+        return 1 if not longest else self.store.width(1 + longest)
+
     def launch(
         self, decoding: Items[Sequence], drafts: Mapping[int, Draft], began: float
     ) -> Verifying:
@@ -171,7 +176,7 @@ class Speculator:
         by_row = {s.row: s for s in decoding}
         slots = [None if row is None else by_row.get(row) for row in order]
         mine = [drafts.get(s.uid, Draft()) if s else Draft() for s in slots]
-        width = 1 + max(len(draft.tokens) for draft in mine)
+        width = self.width(drafts)
         guesses = _padded([draft.tokens for draft in mine], width - 1)
         last = mx.array([[s.tokens[-1] if s else 0] for s in slots], mx.int32)
         tokens = mx.concatenate([last, guesses], axis=1)

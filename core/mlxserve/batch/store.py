@@ -57,6 +57,12 @@ class RowStore(Protocol):
     def decode(self, tokens: mx.array) -> mx.array:
         """Run one token per row ``[rows]``; rows grow. Return logits ``[rows, vocab]``, lazy."""
 
+    def width(self, tokens: int) -> int:
+        """Return how many tokens a row a pass has that verifies ``tokens``."""
+
+    def warm(self, rows: int, widths: Sequence[int]) -> None:
+        """Trace what is usual, up to ``rows`` rows of each of ``widths`` new tokens."""
+
     @property
     def drafts_fit(self) -> bool:
         """Whether ``verify`` works: tokens can be taken back."""

@@ -69,8 +69,9 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
     plan = plan_kv(
         model.model,
         codec_maker(resolved.plugins),
-        pool_limits(capacity),
+        pool_limits(capacity, model.max_len),
         compiled=_compiled(resolved.engine),
+        attention=resolved.engine.attention,
     )
     engine = make_engine(
         plugins=resolved.plugins,
@@ -149,7 +150,7 @@ def codec_maker(plugins: PluginManager) -> CodecMaker:
     return make
 
 
-def pool_limits(capacity: Capacity) -> PoolLimits:
+def pool_limits(capacity: Capacity, longest: int | None = None) -> PoolLimits:
     """Return how large the pool may become."""
     return PoolLimits(
         blocks=capacity.blocks,
@@ -157,6 +158,7 @@ def pool_limits(capacity: Capacity) -> PoolLimits:
         live=capacity.live,
         prefilling=capacity.prefilling,
         chunk=max(capacity.chunk_alone, capacity.chunk_shared),
+        longest=longest or 1 << 30,
     )
 
 
@@ -257,7 +259,7 @@ def _plan_lines(
         f"batch: {capacity.decoding} decoding, {capacity.prefilling} prefilling; "
         f"prefill {capacity.chunk_alone} tokens an iteration, {capacity.chunk_shared} beside others"
     )
-    yield f"decode step: {'compiled' if _compiled(resolved.engine) else 'eager'}"
+    yield f"attention: {plan.how}"
     yield from (f"fallback: {note}" for note in plan.notes)
 
 

@@ -221,7 +221,7 @@ class Engine:
         began = time.monotonic()
         drafts = self.speculator.propose(self.scheduler.decoding, planned) if planned else {}
         drafts = self._constrained(drafts, now)
-        width = 1 + max((len(draft.tokens) for draft in drafts.values()), default=0)
+        width = self.speculator.width(drafts)
         launched: Launched | Verifying | None
         try:
             if width > 1 and self.scheduler.try_room(width):

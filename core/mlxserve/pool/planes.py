@@ -23,13 +23,35 @@ Codes: TypeAlias = tuple[mx.array, ...]
 SIZES = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}
 
 
+class Kernel(Protocol):
+    """Reads and writes one layer's plane on the device; see ``attention.ragged``."""
+
+    def attend(
+        self,
+        queries: mx.array,
+        plane: mx.array,
+        table: mx.array,
+        starts: mx.array,
+        *,
+        scale: float,
+        window: int | None = None,
+        keep: int = 0,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        """Return attention's output ``[rows, heads, width, value_width]``."""
+
+    def pack(self, keys: mx.array, values: mx.array) -> mx.array:
+        """Return the words of new tokens, ``[rows, width, kv_heads, words]``."""
+
+
 @frozen
 class LeafCodec:
-    """A layer's codec and what it is told of the layer."""
+    """A layer's codec, what it is told of the layer, and the kernel that knows its words."""
 
     codec: KvCodec
     keys: KvSide
     values: KvSide
+    kernel: Kernel | None = None
     key_specs: tuple[PlaneSpec, ...] = field(init=False)
     value_specs: tuple[PlaneSpec, ...] = field(init=False)
 
@@ -57,9 +79,18 @@ class Arrangement(Protocol):
         """The axis of the slots."""
 
     def write(
-        self, planes: Planes, where: mx.array, codes: tuple[Codes, Codes], leaf: LeafCodec
+        self,
+        planes: Planes,
+        where: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        leaf: LeafCodec,
+        chosen: mx.array | None,
     ) -> Planes:
-        """Put codes ``[1, heads, n, width]`` at the slots ``where`` ``[n]`` int32."""
+        """Put new tokens ``[rows, heads, width, ...]`` at the slots ``where`` ``[n]`` int32.
+
+        ``chosen`` ``[n]`` are those of the ``rows * width`` tokens that are written; ``None``: all.
+        """
 
     def read(self, planes: Planes, leaf: LeafCodec) -> tuple[Codes, Codes]:
         """Return codes ``[1, heads, n, width]`` of planes that were cut to ``n`` slots."""
@@ -81,16 +112,23 @@ class Apart:
         ]
 
     def write(
-        self, planes: Planes, where: mx.array, codes: tuple[Codes, Codes], leaf: LeafCodec
+        self,
+        planes: Planes,
+        where: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        leaf: LeafCodec,
+        chosen: mx.array | None,
     ) -> Planes:
         """Scatter once for each plane."""
-        del leaf
-        new = []
+        codes = leaf.encode(keys, values)
         for plane, code in zip(planes, (*codes[0], *codes[1]), strict=True):
-            held = plane
-            held[:, where] = code[0]
-            new.append(held)
-        return tuple(new)
+            if code.size:
+                rows, heads, width, _ = code.shape
+                flat = code.transpose(1, 0, 2, 3) if rows > 1 else code
+                flat = flat.reshape(heads, rows * width, -1)
+                plane[:, where] = flat if chosen is None else flat[:, chosen]
+        return planes
 
     def read(self, planes: Planes, leaf: LeafCodec) -> tuple[Codes, Codes]:
         """Add the axis of rows."""
@@ -117,20 +155,31 @@ class Joined:
         return [((slots, leaf.keys.heads, words), dtype)]
 
     def write(
-        self, planes: Planes, where: mx.array, codes: tuple[Codes, Codes], leaf: LeafCodec
+        self,
+        planes: Planes,
+        where: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        leaf: LeafCodec,
+        chosen: mx.array | None,
     ) -> Planes:
-        """Pack and scatter."""
+        """Pack, by one kernel if there is one, and scatter."""
         (plane,) = planes
-        plane[where] = self.pack(codes, leaf)
-        return (plane,)
+        if leaf.kernel is not None:
+            words = leaf.kernel.pack(keys, values)
+        else:
+            words = self.pack(leaf.encode(keys, values), leaf)
+        words = words.reshape(-1, *plane.shape[1:])
+        plane[where] = words if chosen is None else words[chosen]
+        return planes
 
     def pack(self, codes: tuple[Codes, Codes], leaf: LeafCodec) -> mx.array:
-        """Return ``[n, heads, words]`` of codes ``[1, heads, n, width]``."""
+        """Return ``[rows, width, heads, words]`` of codes ``[rows, heads, width, ...]``."""
         (k, *ks), (v, *vs) = codes
         specs = [spec for spec, _ in _ordered(leaf)]
         words = _packed([k, v, *ks, *vs], specs, word_of(leaf))
         joined = words[0] if len(words) == 1 else mx.concatenate(words, axis=-1)
-        return joined[0].transpose(1, 0, 2)
+        return joined.transpose(0, 2, 1, 3)
 
     def read(self, planes: Planes, leaf: LeafCodec) -> tuple[Codes, Codes]:
         """Cut the words of ``[..., heads, words]`` apart: codes ``[..., heads, width]``.

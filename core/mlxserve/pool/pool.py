@@ -62,6 +62,7 @@ class Pool:
         groups: Its attention layers by window, those that see all tokens first.
         size: Tokens per block.
         chunk: Most tokens that a row takes in one pass.
+        first: Blocks that planes begin with; they grow as blocks are taken.
         reclaim: Asked to free blocks of a group: what is unused may go down a tier.
         rows: The decoding rows, by place in the batch.
         data: What each leaf holds: planes, or the batch's recurrent state.
@@ -72,6 +73,7 @@ class Pool:
     groups: tuple[Group, ...]
     size: int
     chunk: int = 1 << 30
+    first: int = 64
     reclaim: Callable[[int, int], None] = lambda _group, _blocks: None
     rows: list[Row] = field(factory=list)
     data: list[LeafData] = field(factory=list)
@@ -118,7 +120,7 @@ class Pool:
         for number, (table, need) in enumerate(zip(row.tables, needs, strict=True)):
             if need:
                 table.grow(need, -(-ahead // self.size))
-                self._reach(number, max(table.numbers[-need:]) + 1)
+                self.reach(number, max(table.numbers[-need:]) + 1)
         return True
 
     def join(self, row: Row) -> None:
@@ -172,7 +174,7 @@ class Pool:
     def take(self, number: int, count: int) -> list[int]:
         """Take free blocks of a group for what will be written to them."""
         taken = self.groups[number].blocks.take(count)
-        self._reach(number, max(taken, default=0) + 1)
+        self.reach(number, max(taken, default=0) + 1)
         return taken
 
     def token_bytes(self, group: Group) -> int:
@@ -190,7 +192,7 @@ class Pool:
 
     # -- planes ----------------------------------------------------------------------------------
 
-    def _reach(self, number: int, blocks: int) -> None:
+    def reach(self, number: int, blocks: int) -> None:
         """Let a group's planes have at least so many blocks."""
         held, group = self._held[number], self.groups[number]
         if blocks <= held:
@@ -211,11 +213,6 @@ class Pool:
             del old
             mx.eval(new)
         self._held[number] = more
-
-    @property
-    def first(self) -> int:
-        """Blocks that a group's planes begin with."""
-        return 64
 
     def _copy_block(self, group: Group, source: int, target: int) -> None:
         a, b = (slice(n * self.size, (n + 1) * self.size) for n in (source, target))
@@ -316,7 +313,7 @@ def _append(held: Any, new: Any, rows: int) -> tuple[mx.array | None, ...]:
             one = mx.zeros((rows, *other.shape[1:]), other.dtype)
         if other is None:
             other = mx.zeros((1, *one.shape[1:]), one.dtype)
-        found.append(mx.concatenate([one, other]))
+        found.append(_concatenated([one, other]))
     return tuple(found)
 
 
@@ -331,6 +328,17 @@ def stack(states: Sequence[Any]) -> list[Any]:
                 arrays.append(None)
                 continue
             zero = mx.zeros_like(there[0])
-            arrays.append(mx.concatenate([zero if p is None else p for p in parts]))
+            arrays.append(_concatenated([zero if p is None else p for p in parts]))
         joined.append(tuple(arrays))
     return joined
+
+
+def _concatenated(rows: Sequence[mx.array]) -> mx.array:
+    """Join rows' states; a history of fewer tokens is one of more that begins with zeros."""
+    longest = max((row.shape[1] for row in rows if row.ndim > 1), default=0)
+    return mx.concatenate([_longer(row, longest) for row in rows])
+
+
+def _longer(row: mx.array, longest: int) -> mx.array:
+    short = longest - row.shape[1] if row.ndim > 1 else 0
+    return row if not short else mx.pad(row, [(0, 0), (short, 0), *[(0, 0)] * (row.ndim - 2)])

@@ -18,12 +18,14 @@ class Table:
         size: Tokens per block.
         numbers: Block numbers; ``SCRATCH`` where a block was given back or is not needed.
         given_back: Leading blocks that are ``SCRATCH``.
+        version: Rises with each change.
     """
 
     blocks: Blocks
     size: int
     numbers: list[int] = field(factory=list)
     given_back: int = 0
+    version: int = 0
     _meant: tuple[int, int] = (0, 0)
     _runs: tuple[tuple[int, int, int], ...] | None = None
 
@@ -48,12 +50,13 @@ class Table:
         if ahead and after is None:
             self._meant = (taken[0], taken[0] + count + ahead)
         self.numbers += taken
-        self._runs = None
+        self._changed()
 
     def adopt(self, numbers: Sequence[int], first: int = 0) -> None:
         """Begin with blocks that have this user already; those before ``first`` are not needed."""
         self.numbers = [SCRATCH] * first + list(numbers[first:])
-        self.given_back, self._runs = first, None
+        self.given_back = first
+        self._changed()
 
     def give_back(self, first: int) -> list[int]:
         """Stop using the blocks before ``first``; return those that must be dropped now."""
@@ -61,15 +64,21 @@ class Table:
         if not gone:
             return []
         self.numbers[self.given_back : first] = [SCRATCH] * len(gone)
-        self.given_back, self._runs = first, None
+        self.given_back = first
+        self._changed()
         return self.blocks.release(gone)
 
     def close(self) -> list[int]:
         """Stop using every block; return those that must be dropped now."""
         gone = self.blocks.release(self.live)
         self.blocks.unmean(*self._meant)
-        self.numbers, self.given_back, self._runs = [], 0, None
+        self.numbers, self.given_back = [], 0
+        self._changed()
         return gone
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._runs = None
 
     def slot(self, token: int) -> int:
         """Return where ``token`` lies in the group's planes."""
