@@ -55,53 +55,65 @@ class Launched:
         return [Read(s, [token], [found.get(at)]) for at, (s, token) in pairs if s is not None]
 
 
+@frozen(eq=False)
+class Begun:
+    """A forward pass on its way, whose tokens are not drawn yet.
+
+    Attributes:
+        sequences: Whose row is in each place of the batch; ``None`` runs unused.
+        logits: ``[places, vocab]``.
+        positions: ``[places]``: the position that each token will take.
+    """
+
+    sequences: tuple[Sequence | None, ...]
+    logits: mx.array
+    positions: mx.array
+
+
 @define(eq=False)
 class Decoder:
-    """Launches one token for every decoding row."""
+    """Runs one token for every decoding row: the pass first, then the drawing.
+
+    A pass needs the tokens of the one before on the device only; what is drawn from it may need
+    them read: a constraint's mask follows from them. So the device runs a pass while the host reads
+    the tokens before it and makes masks, and no row waits for another's.
+    """
 
     store: RowStore
     vocab: int
     _sampler: SamplerBatch | None = None
+    _sampled: tuple[Sequence | None, ...] = ()
     _signature: tuple[object, ...] = ()
     _last: Launched | None = None
     _unread: bool = field(default=False)
 
-    def must_read_first(self, decoding: Items[Sequence]) -> bool:
-        """Whether the next step depends on tokens that are still in flight.
-
-        A constraint's mask does; so do penalties when the batch changes, because what each row
-        generated so far is then counted anew.
-        """
-        if not self._unread:
-            return False
-        if any(s.constraint is not None for s in decoding):
-            return True
-        penalised = any(s.request.sampling.penalised for s in decoding)
-        return penalised and self._sign(self._slots(decoding)) != self._signature
-
-    def launch(self, decoding: Items[Sequence]) -> Launched | None:
-        """Start the next step; return it, or ``None`` when nobody decodes."""
+    def begin(self, decoding: Items[Sequence]) -> Begun | None:
+        """Start the next pass; return it, or ``None`` when nobody decodes."""
         if not decoding:
             return None
         slots = self._slots(decoding)
-        signature = self._sign(slots)
-        changed = signature != self._signature
-        if changed or self._sampler is None or any(s.constraint for s in decoding):
-            self._sampler = SamplerBatch(
-                [s.sampled_row() if s else EMPTY for s in slots], self.vocab
-            )
-        tokens = self._inputs(slots, changed)
-        logits = self.store.decode(tokens)
+        logits = self.store.decode(self._inputs(slots))
         positions = mx.array([s.row.length if s and s.row else 0 for s in slots], mx.int32)
-        drawn = self._sampler.sample(logits, positions)
+        return Begun(slots, logits, positions)
+
+    def draw(self, begun: Begun) -> Launched:
+        """Draw a pass's tokens; masks of rows that have any are in their sequences."""
+        slots = begun.sequences
+        sampler = self._sampler_of(slots)
+        masked = [(at, s.masks[0]) for at, s in enumerate(slots) if s and s.masks]
+        drawn = sampler.sample(
+            begun.logits,
+            begun.positions,
+            {at: mask for at, mask in masked if mask is not None},
+        )
         asked = [(at, s.request.logprobs) for at, s in enumerate(slots) if s]
         wanted = [(at, count) for at, count in asked if count is not None]
-        logprobs = pending_logprobs(logits, drawn, wanted)
+        logprobs = pending_logprobs(begun.logits, drawn, wanted)
         mx.async_eval(drawn, *(logprobs.arrays() if logprobs else ()))  # type: ignore[no-untyped-call]
-        for sequence in decoding:
-            sequence.launched += 1
-        self._signature = signature
-        self._last, self._unread = Launched(tuple(slots), drawn, logprobs), True
+        for sequence in slots:
+            if sequence is not None:
+                sequence.launched += 1
+        self._last, self._unread = Launched(slots, drawn, logprobs), True
         return self._last
 
     def was_read(self, step: Launched) -> None:
@@ -113,18 +125,29 @@ class Decoder:
         """Forget the last step: its tokens will not be used."""
         self._last, self._unread, self._sampler, self._signature = None, False, None, ()
 
-    def _slots(self, decoding: Items[Sequence]) -> list[Sequence | None]:
-        by_row = {s.row: s for s in decoding}
-        return [None if row is None else by_row.get(row) for row in self.store.order()]
+    def _sampler_of(self, slots: tuple[Sequence | None, ...]) -> SamplerBatch:
+        """Return the rows' parameters; of rows that stay, what the device counted stays too."""
+        signature = self._sign(slots)
+        if self._sampler is None or signature != self._signature:
+            before = {id(s): at for at, s in enumerate(self._sampled) if s is not None}
+            source = [before.get(id(s), -1) if s else -1 for s in slots]
+            rows = [s.sampled_row() if s else EMPTY for s in slots]
+            self._sampler = SamplerBatch(rows, self.vocab, self._sampler, source)
+            self._signature, self._sampled = signature, slots
+        return self._sampler
+
+    def _slots(self, decoding: Items[Sequence]) -> tuple[Sequence | None, ...]:
+        by_row = {id(s.row): s for s in decoding}
+        return tuple(None if row is None else by_row.get(id(row)) for row in self.store.order())
 
     @staticmethod
     def _sign(slots: Items[Sequence | None]) -> tuple[object, ...]:
         return tuple(None if s is None else (s.uid, s.eos_banned, s.preempted) for s in slots)
 
-    def _inputs(self, slots: Items[Sequence | None], changed: bool) -> mx.array:
+    def _inputs(self, slots: tuple[Sequence | None, ...]) -> mx.array:
         if self._last is None or not self._unread:
             return mx.array([0 if s is None else s.tokens[-1] for s in slots], mx.int32)
-        if not changed:
+        if slots == self._last.sequences:
             return self._last.tokens
         # Rows that were in the step in flight continue from its tokens, unread.
         before = {id(s): at for at, s in enumerate(self._last.sequences) if s is not None}

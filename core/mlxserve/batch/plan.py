@@ -12,7 +12,7 @@ from mlxserve.attention.seam import bind
 from mlxserve.attention.views import Ways
 from mlxserve.batch.compiled import Compiled
 from mlxserve.batch.facts import Facts, facts_of
-from mlxserve.batch.proof import CODED, Probe, mismatch, probes_of, stops_midway
+from mlxserve.batch.proof import Probe, alone, mismatch, probes_of, stops_midway
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.solo import SoloStore
 from mlxserve.batch.store import RowStore
@@ -171,8 +171,7 @@ class _Planner:
         codecs = maker.codecs(self.make_codec)
         names = tuple(c.codec.name for c in codecs if c is not None)
         if any(n != "plain" for n in names):
-            error = mismatch(maker.runner(codecs, small, drafts=drafts), self.probes, CODED)
-            if error:
+            if error := self._codec_fault(maker, small, drafts=drafts):
                 self.notes.append(f"KV stays plain: with the codec {error}")
                 codecs, names = plain, ("plain",) * len(names)
         if not drafts:
@@ -182,6 +181,18 @@ class _Planner:
         store = maker.runner(codecs, self.limits, drafts=drafts, whole=True)
         notes = (*self.notes, *_plain_layers(names))
         return KvPlan(store, names, notes, self.facts.state, maker.describe(name))
+
+
+    def _codec_fault(self, maker: "_Maker", small: PoolLimits, *, drafts: bool) -> str | None:
+        """Compare rows together, as they will be served, with each alone; both through the codec."""
+        simple = evolve(maker, kernels=None, compiled=False)
+        try:
+            runner = simple.runner(simple.codecs(self.make_codec), small, drafts=drafts)
+            probes = alone(runner, self.probes)
+        except Exception as error:  # a codec is a plugin's
+            return f"{type(error).__name__}: {error}"
+        codecs = maker.codecs(self.make_codec)
+        return mismatch(maker.runner(codecs, small, drafts=drafts), probes)
 
 
 @frozen(eq=False)

@@ -169,14 +169,13 @@ class Speculator:
         return 1 if not longest else self.store.width(1 + longest)
 
     def launch(
-        self, decoding: Items[Sequence], drafts: Mapping[int, Draft], began: float
+        self, decoding: Items[Sequence], drafts: Mapping[int, Draft], began: float, width: int
     ) -> Verifying:
         """Start a pass over every decoding row, each with its own draft or none."""
         order = self.store.order()
-        by_row = {s.row: s for s in decoding}
-        slots = [None if row is None else by_row.get(row) for row in order]
+        by_row = {id(s.row): s for s in decoding}
+        slots = [None if row is None else by_row.get(id(row)) for row in order]
         mine = [drafts.get(s.uid, Draft()) if s else Draft() for s in slots]
-        width = self.width(drafts)
         guesses = _padded([draft.tokens for draft in mine], width - 1)
         last = mx.array([[s.tokens[-1] if s else 0] for s in slots], mx.int32)
         tokens = mx.concatenate([last, guesses], axis=1)

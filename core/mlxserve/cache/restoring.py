@@ -9,7 +9,7 @@ import structlog
 from attrs import define, field
 
 from mlxserve.batch.sequence import Part, Restore, Sequence
-from mlxserve.cache.finding import cut, locate, longest, runs
+from mlxserve.cache.finding import Place, cut, locate, longest, runs
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.pool.blocks import SCRATCH
 from mlxserve.pool.pool import Pool
@@ -71,7 +71,7 @@ class Restorer:
     def find(self, keys: Items[BlockKey], generation: int) -> Restore:
         """Look for ``keys``, pin what is in memory and start to load the rest."""
         keys = keys[: self.agreed(self.reach(keys))[0]]
-        place = locate(self.pool, self.tiers, keys)
+        place = locate(self.pool, self.tiers, keys) if self.layout.arrays else Place()
         blocks = len(keys)
         whole = not self.layout.arrays or longest(self.pool, self.tiers, keys, place) == blocks
         state, name = None, ""

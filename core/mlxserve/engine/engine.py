@@ -1,7 +1,7 @@
 """The iteration loop. ``Engine.step`` is the whole of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlxserve.engine.problems import (
     shutting_down,
     too_long,
     unconstrained,
+    unsound,
 )
 from mlxserve.engine.scheduler import Scheduler
 from mlxserve.batch.sequence import Sequence, sequences_of
@@ -43,6 +44,12 @@ from mlxserve_hookspecs import (
 
 log = structlog.get_logger("mlxserve.engine")
 IDLE_WAIT = 0.5
+LOAD_WAIT, RANKS_WAIT = 0.25, 0.005
+"""Seconds to wait for cached blocks that are being loaded: their arrival wakes the loop, but that of
+another rank's does not."""
+
+EXPIRY = 0.05
+"""Seconds between two looks at who has run out of time."""
 Outbox = Callable[[Items[GenerationEvent]], None]
 
 
@@ -78,6 +85,7 @@ class Engine:
     _inflight: Launched | Verifying | None = None
     _prefilled: int = 0
     _decoded: int = 0
+    _looked: float = 0.0
 
     def step(self) -> bool:
         """Run one iteration; return whether there was anything to do."""
@@ -97,7 +105,7 @@ class Engine:
 
     def receive(self) -> Turn:
         """Take messages; wait for one when there is nothing else to do."""
-        turn = self.inbox.take(IDLE_WAIT if self.scheduler.idle else 0.0)
+        turn = self.inbox.take(self._patience())
         for message in turn.messages:
             match message:
                 case Submit():
@@ -111,10 +119,21 @@ class Engine:
                     message.done.set()
         return turn
 
+    def _patience(self) -> float:
+        """Return how long to wait for a message: not at all while there is anything to run."""
+        if self.scheduler.idle:
+            return IDLE_WAIT
+        if self._inflight is not None or not self.scheduler.only_waits:
+            return 0.0
+        return LOAD_WAIT if self.agreement.alone else RANKS_WAIT
+
     def _submit(self, message: Submit) -> None:
         request = message.request
         if self.draining is not None:
             self._refuse(request, shutting_down())
+            return
+        if error := unsound(request, self.decoder.vocab):
+            self._refuse(request, error)
             return
         room = self.scheduler.capacity.tokens - len(request.prompt)
         limit = min(request.stop.max_tokens, max(room, 0))
@@ -168,8 +187,9 @@ class Engine:
 
     def expire(self, now: float) -> None:
         """End what has run out of time."""
-        if self.scheduler.idle:
+        if self.scheduler.idle or now < self._looked + EXPIRY:
             return
+        self._looked = now
         for sequence in self.scheduler.all:
             if error := overdue(sequence, now):
                 self.fail(sequence, error, "timeout")
@@ -180,6 +200,8 @@ class Engine:
 
     def schedule(self, now: float) -> None:
         """Admit sequences, let prefilled ones decode, make room for the next tokens."""
+        for sequence in self.scheduler.impossible():
+            self._end(sequence, Ending("length"), now)
         self.scheduler.admit(now)
         for lead in self.scheduler.prefilled():
             for sequence in (lead, *self.scheduler.fork(lead)):
@@ -214,24 +236,41 @@ class Engine:
             self._events.append(progress(sequence))
 
     def forward(self, now: float) -> None:
-        """Launch the next step, then read the one before it."""
+        """Start the next pass, read the one before it, draw."""
         planned = self.speculator.plan(self.scheduler.decoding)
-        if planned or self.decoder.must_read_first(self.scheduler.decoding):
-            self._settle(now)
-        began = time.monotonic()
-        drafts = self.speculator.propose(self.scheduler.decoding, planned) if planned else {}
-        drafts = self._constrained(drafts, now)
-        width = self.speculator.width(drafts)
-        launched: Launched | Verifying | None
+        if planned and self._verify(planned, now):
+            return
         try:
-            if width > 1 and self.scheduler.try_room(width):
-                launched = self.speculator.launch(self.scheduler.decoding, drafts, began)
-                self.decoder.reset()  # penalties count what it does not know of
-            else:
-                launched = self.decoder.launch(self.scheduler.decoding)
+            begun = self.decoder.begin(self.scheduler.decoding)
+            # Masks follow from tokens that are read while the device is at the next pass.
+            if any(s.constraint is not None for s in self.scheduler.decoding):
+                self._settle(now)
+                self._constrained({}, now)
+            launched = None if begun is None else self.decoder.draw(begun)
         except Exception as error:
             self._fail_batch(error)
             return
+        self._launched(launched, now)
+
+    def _verify(self, planned: Mapping[int, int], now: float) -> bool:
+        """Verify drafts in place of a step; return whether there were any."""
+        self._settle(now)
+        began = time.monotonic()
+        drafts = self.speculator.propose(self.scheduler.decoding, planned)
+        width = self.speculator.width(drafts)
+        if width == 1 or not self.scheduler.try_room(width):
+            return False
+        drafts = self._constrained(drafts, now)
+        try:
+            launched = self.speculator.launch(self.scheduler.decoding, drafts, began, width)
+            self.decoder.reset()  # penalties count what it does not know of
+        except Exception as error:
+            self._fail_batch(error)
+            return True
+        self._launched(launched, now)
+        return True
+
+    def _launched(self, launched: Launched | Verifying | None, now: float) -> None:
         for sequence in self.scheduler.decoding:
             self.scheduler.cache.keep(sequence)
         self._settle(now)

@@ -4,7 +4,7 @@ from attrs import evolve
 
 from mlxserve.engine.refusals import SHUTTING_DOWN
 from mlxserve.batch.sequence import Sequence
-from mlxserve_hookspecs import RequestError
+from mlxserve_hookspecs import GenerationRequest, RequestError
 
 OUT_OF_MEMORY = ("out of memory", "[malloc", "unable to allocate", "insufficient memory")
 
@@ -38,6 +38,18 @@ def too_long(needed: int, tokens: int) -> RequestError:
     """Return the error of a prompt that KV can never hold."""
     words = f"the prompt needs KV for {needed} tokens and the server holds {tokens}"
     return RequestError(status=400, message=words, code="context_length_exceeded")
+
+
+def unsound(request: GenerationRequest, vocab: int) -> RequestError | None:
+    """Return what is wrong with a request that no surface should have let through."""
+    if not request.prompt:
+        return RequestError(status=400, message="the prompt is empty", param="prompt")
+    if any(not 0 <= token < vocab for token in request.prompt):
+        words = f"the prompt has token ids that are not below {vocab}"
+        return RequestError(status=400, message=words, param="prompt")
+    if request.choices < 1:
+        return RequestError(status=400, message="at least one choice must be asked for", param="n")
+    return None
 
 
 def unconstrained() -> RequestError:

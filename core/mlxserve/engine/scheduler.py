@@ -59,6 +59,7 @@ class Scheduler:
     decoding: list[Sequence] = field(factory=list)
     draining: list[Sequence] = field(factory=list)
     preemptions: int = 0
+    _full: bool = False
 
     @property
     def running(self) -> list[Sequence]:
@@ -80,6 +81,7 @@ class Scheduler:
         """Put a sequence into the queue."""
         sequence.phase = Phase.WAITING
         self.waiting.append(sequence)
+        self._full = False
 
     def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Take a sequence out, wherever it is, and free its row.
@@ -101,9 +103,24 @@ class Scheduler:
 
     # -- one iteration ---------------------------------------------------------------------
 
+    @property
+    def only_waits(self) -> bool:
+        """Whether there is work, and none of it can be run before something comes."""
+        return not (self.prefilling or self.ready or self.decoding or self.draining)
+
+    def impossible(self) -> list[Sequence]:
+        """Return waiting sequences that have grown past what KV can ever hold."""
+        return [s for s in self.waiting if s.preempted and len(s.tokens) >= self.capacity.tokens]
+
     def admit(self, now: float) -> list[Sequence]:
-        """Give rows to waiting sequences, in the policy's order; return those admitted."""
+        """Give rows to waiting sequences, in the policy's order; return those admitted.
+
+        Costs nothing while nobody can be admitted: the queue is put in order where there is a
+        place, and the first in it are looked up once.
+        """
         admitted: list[Sequence] = []
+        if not self.waiting or (self._full and not self._has_place()):
+            return admitted
         ahead = PREFETCHED
         for sequence in self._ordered(now):
             if not self._has_place():
@@ -115,17 +132,26 @@ class Scheduler:
             if not self.cache.prepare(sequence, self.prefilling):
                 continue
             if not self._give_row(sequence):
+                self._unpin(sequence)
                 break
             self.waiting.remove(sequence)
             sequence.phase = Phase.PREFILLING
             sequence.admitted_at = sequence.admitted_at or now
             self.prefilling.append(sequence)
             admitted.append(sequence)
+        self._full = not self._has_place()
         return admitted
+
+    def _unpin(self, first: Sequence) -> None:
+        """Let go of what others in the queue have pinned, if that is what keeps ``first`` out."""
+        if not self.running:
+            for sequence in self.waiting:
+                if sequence is not first:
+                    self.cache.forget(sequence)
 
     def chunks(self) -> list[list[tuple[Sequence, Chunk]]]:
         """Return this iteration's prefill passes, each a list of rows that run together."""
-        left = self.policy.prefill_tokens(self._load())
+        left = max(self.policy.prefill_tokens(self._load()), 1)
         passes: list[list[tuple[Sequence, Chunk]]] = []
         todo = [s for s in self.prefilling if s.remaining_prefill]
         while todo and left > 0:

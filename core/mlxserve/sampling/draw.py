@@ -27,7 +27,13 @@ def uniforms(keys: mx.array, width: int) -> mx.array:
     return mx.vmap(lambda key: mx.random.uniform(shape=(width,), key=key))(keys)
 
 
-def filter_logits(logits: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.array) -> mx.array:
+def filter_logits(
+    logits: mx.array,
+    top_k: mx.array,
+    top_p: mx.array,
+    min_p: mx.array,
+    most: int | None = None,
+) -> mx.array:
     """Set what the filters drop to ``-inf``: first top-k, then top-p of the rest, then min-p.
 
     Tokens as probable as the last one kept are kept too, so that the result does not depend on
@@ -38,10 +44,18 @@ def filter_logits(logits: mx.array, top_k: mx.array, top_p: mx.array, min_p: mx.
         top_k: ``[rows]`` int32; 0 is off.
         top_p: ``[rows]`` float32; 1 is off (nucleus sampling, Holtzman et al. 2020).
         min_p: ``[rows]`` float32; 0 is off (Nguyen et al. 2024).
+        most: No row keeps more tokens than this by rank, so that no more are ranked: the largest
+            top-k where every row has one, 0 where only min-p filters. ``None`` ranks all.
     """
     vocab = logits.shape[-1]
-    ranked = -mx.sort(-logits, axis=-1)
-    rank = mx.arange(vocab)[None]
+    if most is None:
+        ranked = -mx.sort(-logits, axis=-1)
+    elif most == 0:
+        floor = logits.max(axis=-1, keepdims=True) + mx.log(min_p)[:, None]
+        return mx.where(logits >= floor, logits, -mx.inf)
+    else:
+        ranked = -mx.sort(-mx.topk(logits, most, axis=-1), axis=-1)
+    rank = mx.arange(ranked.shape[-1])[None]
     k = mx.where((top_k > 0) & (top_k < vocab), top_k, vocab)[:, None]
     probabilities = mx.softmax(mx.where(rank < k, ranked, -mx.inf), axis=-1)
     before = mx.cumsum(probabilities, axis=-1) - probabilities
