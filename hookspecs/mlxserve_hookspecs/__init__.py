@@ -49,6 +49,7 @@ from mlxserve_hookspecs.speculation import (
     Verdict,
     Verification,
 )
+from mlxserve_hookspecs.words import WordFormat
 
 __all__ = [
     "METADATA_KEY",
