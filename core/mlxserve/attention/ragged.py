@@ -8,11 +8,11 @@ from attrs import evolve, field, frozen
 
 from mlxserve.attention.dialect import DIALECTS, Dialect, DialectName, KernelSource, Launch, build
 from mlxserve.attention.shape import (
-    CHUNK_NUMBERS,
     DTYPES,
     HEAD_SIZES,
     MAX_GROUP,
     MAX_WIDTH,
+    PACK_NUMBERS,
     WARP,
     WARPS,
     Shape,
@@ -22,6 +22,7 @@ from mlxserve_hookspecs import WordFormat
 
 THREADS = WARPS * WARP
 LEAST_PART, MOST_PARTS = 64, 64  # tokens of a part that pay its start; parts that a merge reads
+EXPONENT = 0x4B000000  # of 2 to the 23rd: what is put into the mantissa counts ones
 LONGEST_PART = 4096  # so that one long row does not keep the others waiting
 
 
@@ -111,7 +112,7 @@ class RaggedKernel:
             raise ValueError(f"no kernel for {width} new tokens in {queries.dtype}")
         shape = self._shape(width, window=window is not None, sinks=sinks is not None)
         parts = self.parts(rows, width, table.shape[1])
-        facts = mx.array([table.shape[1], parts, window or 0, keep], mx.int32)
+        facts = mx.array([table.shape[1], parts, window or 0, keep, EXPONENT], mx.int32)
         inputs = [queries, plane, table, starts, facts, mx.array([scale], mx.float32)]
         joining = [] if sinks is None else [sinks.astype(self.dtype)]
         if parts == 1:
@@ -132,7 +133,7 @@ class RaggedKernel:
             return mx.concatenate([keys, values], axis=-1).swapaxes(1, 2)
         shape = self._shape(1)
         rows, _, width, _ = keys.shape
-        chunks = rows * width * self.kv_heads * (self.key_width + self.value_width) // CHUNK_NUMBERS
+        chunks = rows * width * self.kv_heads * (self.key_width + self.value_width) // PACK_NUMBERS
         return self._kernel(pack_source(self.dialect, shape))(
             inputs=[keys, values, mx.array([rows * width, width], mx.int32)],
             grid=(-(-chunks // THREADS) * THREADS, 1, 1),

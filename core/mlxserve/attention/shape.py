@@ -9,9 +9,10 @@ from mlxserve_hookspecs import WordFormat
 
 WARP = 32
 WARPS = 4
-CHUNK_NUMBERS = 8  # a lane's share of a head: 16 bytes where numbers take two
-MAX_TILE = 8  # query vectors a thread block keeps in registers, 16 floats a lane each
-DEEP_TILE = 4  # up to here registers suffice to read quantized tokens twice as deep
+MAX_TILE = 8  # query vectors that a thread block keeps in registers
+WIDE_TILE = 4  # up to here registers suffice for lanes that take 16 quantized numbers each
+PACK_NUMBERS = 8  # what a lane quantizes
+DEPTH = 4  # tokens that a lane has on their way at once
 MAX_WIDTH = 8
 MAX_GROUP = 16
 HEAD_SIZES = (64, 80, 96, 128, 192, 256)
@@ -64,15 +65,20 @@ class Shape:
         return -(-self.vectors // self.tiles)
 
     @property
+    def each(self) -> int:
+        """A lane's share of a head, in numbers: 16 bytes as a rule."""
+        return 16 if self.format.bits and self.tile <= WIDE_TILE else 8
+
+    @property
     def lanes(self) -> int:
         """Lanes to a token: the next power of two, some idle at 80, 96 and 192."""
-        chunks = max(self.key_width, self.value_width) // CHUNK_NUMBERS
+        chunks = max(self.key_width, self.value_width) // self.each
         return 1 << (chunks - 1).bit_length()
 
     @property
     def depth(self) -> int:
         """Tokens that a lane has on their way at once."""
-        return 8 if self.format.bits and self.tile <= DEEP_TILE else 4
+        return min(DEPTH, self.lanes)
 
     @property
     def span(self) -> int:
@@ -87,7 +93,7 @@ class Shape:
     @property
     def chunk(self) -> int:
         """32-bit words of one lane's share of a head."""
-        return CHUNK_NUMBERS * self.bits // 32
+        return self.each * self.bits // 32
 
     @property
     def words(self) -> int:
@@ -108,7 +114,7 @@ class Shape:
     @property
     def shared_bytes(self) -> int:
         """Threadgroup memory of the attention kernel."""
-        return WARPS // 2 * self.tile * (CHUNK_NUMBERS * self.lanes + 2) * 4
+        return WARPS // 2 * self.tile * (self.each * self.lanes + 2) * 4
 
     def constants(self) -> dict[str, int]:
         """Return what the kernels' text calls by name."""
@@ -129,6 +135,7 @@ class Shape:
             "TILE": self.tile,
             "WARPS": WARPS,
             "THREADS": WARPS * WARP,
+            "EACH": self.each,
             "LANES": self.lanes,
             "LOG_LANES": self.lanes.bit_length() - 1,
             "SUBS": WARP // self.lanes,
@@ -146,6 +153,6 @@ class Shape:
             "GROUP_SIZE": groups,
             "KEY_GROUPS": self.key_width // groups,
             "VALUE_GROUPS": self.value_width // groups,
-            "KEY_CHUNKS": self.key_width // CHUNK_NUMBERS,
-            "CHUNKS": (self.key_width + self.value_width) // CHUNK_NUMBERS,
+            "KEY_CHUNKS": self.key_width // PACK_NUMBERS,
+            "CHUNKS": (self.key_width + self.value_width) // PACK_NUMBERS,
         }
