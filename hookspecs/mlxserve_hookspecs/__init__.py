@@ -114,6 +114,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "Verification",
+    "WordFormat",
     "hookimpl",
     "hookspec",
     "option",

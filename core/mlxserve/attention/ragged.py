@@ -1,7 +1,6 @@
 """Attention of a few new tokens a row over a paged pool, whatever the rows' lengths."""
 
 from collections.abc import Callable
-from typing import cast
 
 import mlx.core as mx
 from attrs import evolve, field, frozen
@@ -42,7 +41,9 @@ def supports(
         return f"no kernel for heads of {key_width} and {value_width}"
     if heads % kv_heads or heads // kv_heads > MAX_GROUP:
         return f"no kernel for {heads} query heads over {kv_heads} key-value heads"
-    if word_format.bits and (key_width % word_format.group_size or value_width % word_format.group_size):
+    if word_format.bits and (
+        key_width % word_format.group_size or value_width % word_format.group_size
+    ):
         return f"groups of {word_format.group_size} do not divide heads of {key_width}"
     return None
 
@@ -197,4 +198,4 @@ class RaggedKernel:
             output_shapes=[(*vectors, width)],
             output_dtypes=[self.dtype],
         )
-        return cast("mx.array", merged[0])
+        return merged[0]

@@ -19,19 +19,20 @@ def split_words(
     ends = [groups[0], 2 * groups[0], 2 * groups[0] + groups[1]]
     scales, biases, value_scales, value_biases = mx.split(factors, ends, axis=-1)[:4]
     value_biases = value_biases[..., : groups[1]]
-    by = {"group_size": word_format.group_size, "bits": word_format.bits}
-    return (
-        mx.dequantize(mx.contiguous(key_codes), scales, biases, **by),
-        mx.dequantize(mx.contiguous(value_codes), value_scales, value_biases, **by),
-    )
+    size, bits = word_format.group_size, word_format.bits
+    keys = mx.dequantize(mx.contiguous(key_codes), scales, biases, size, bits)
+    values = mx.dequantize(mx.contiguous(value_codes), value_scales, value_biases, size, bits)
+    return keys, values
 
 
 def join_words(keys: mx.array, values: mx.array, word_format: WordFormat) -> mx.array:
     """Return the words of ``keys`` and ``values`` ``[..., width]``, by mlx's own quantization."""
     if word_format.plain:
         return mx.concatenate([keys, values], axis=-1)
-    by = {"group_size": word_format.group_size, "bits": word_format.bits}
-    sides = [mx.quantize(mx.contiguous(x), **by) for x in (keys, values)]
+    sides = [
+        mx.quantize(mx.contiguous(x), group_size=word_format.group_size, bits=word_format.bits)
+        for x in (keys, values)
+    ]
     factors = mx.concatenate([x for side in sides for x in side[1:]], axis=-1)
     return mx.concatenate([sides[0][0], sides[1][0], mx.view(factors, mx.uint32)], axis=-1)
 

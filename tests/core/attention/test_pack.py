@@ -1,5 +1,7 @@
 """Packing new tokens: bit for bit what mlx's quantization gives, both sides side by side."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -25,7 +27,10 @@ LAYERS = {
 
 
 def made(case: Case, rows: int, width: int) -> tuple[mx.array, mx.array]:
-    """Return keys and values; every group has a number on either side of zero, as mlx's CPU needs."""
+    """Return keys and values, numbers on either side of zero in every group.
+
+    Where all are negative mlx's CPU and its GPUs do not agree.
+    """
     rng = np.random.default_rng(width)
     sides = []
     for size in (case.key_width, case.value_width):
@@ -34,7 +39,7 @@ def made(case: Case, rows: int, width: int) -> tuple[mx.array, mx.array]:
     return sides[0], sides[1]
 
 
-def words(by: RaggedKernel, keys: mx.array, values: mx.array) -> np.ndarray:
+def words(by: RaggedKernel, keys: mx.array, values: mx.array) -> np.ndarray[Any, Any]:
     return np.array(mx.view(by.pack(keys, values), mx.uint32))
 
 
@@ -59,10 +64,10 @@ def test_keys_and_values_may_be_strided() -> None:
     assert np.array_equal(words(by, keys, turned), words(by, keys, values))
 
 
-def by_the_gpu_rule(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32, np.float32]:
+def by_the_gpu_rule(x: np.ndarray[Any, Any], bits: int) -> tuple[np.ndarray[Any, Any], Any, Any]:
     """Quantize one group as mlx's GPU kernels do: the maximum is at least 0, ties go outwards."""
 
-    def away(y: np.ndarray) -> np.ndarray:
+    def away(y: Any) -> Any:
         return np.trunc(y + np.copysign(np.float32(0.5), y))
 
     bins, low, high = np.float32(2**bits - 1), x.min(), max(x.max(), np.float32(0))
@@ -87,7 +92,7 @@ def by_the_gpu_rule(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32, n
     ],
     ids=["all negative", "all positive", "all zero", "a tie at the edge", "all equal", "tiny"],
 )
-def test_corners_follow_the_rule_of_mlx_on_gpus(group: np.ndarray) -> None:
+def test_corners_follow_the_rule_of_mlx_on_gpus(group: np.ndarray[Any, Any]) -> None:
     case = Case(bits=4, group_size=32, kv_heads=1)
     x = np.tile(group.astype(np.float32), 2)[None, None, None]
     got = words(kernel(case, "metal", emulation()), mx.array(x), mx.array(x))[0, 0, 0]

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +22,7 @@ WORDS: Mapping[str, Mapping[mx.Dtype, str]] = {
     "metal": {mx.float32: "float", mx.bfloat16: "bfloat16_t", mx.float16: "float16_t"},
 }
 INTEGERS = {mx.int32: "int32_t", mx.uint32: "uint32_t"}
-BYTES = {2: np.uint16, 4: np.uint32}
+BYTES: Mapping[int, Any] = {2: np.uint16, 4: np.uint32}
 GXX = shutil.which("g++")
 
 
@@ -58,9 +59,7 @@ class Emulated:
         assert grid[0] % threadgroup[0] == 0
         failed = run(pointers, strides, grid[0] // threadgroup[0], threadgroup[0])
         assert not failed, "some lanes did not reach a shuffle or barrier"
-        return [
-            mx.view(mx.array(x), dtype) for x, dtype in zip(made, output_dtypes, strict=True)
-        ]
+        return [mx.view(mx.array(x), dtype) for x, dtype in zip(made, output_dtypes, strict=True)]
 
     def _program(self, inputs: Sequence[mx.Dtype], outputs: Sequence[mx.Dtype]) -> str:
         """Return the source inside a function as mlx declares it, and a way in."""
@@ -118,6 +117,6 @@ def library(text: str, ties_to_even: bool) -> ctypes.CDLL:
     return loaded
 
 
-def bits(x: mx.array) -> np.ndarray:
+def bits(x: mx.array) -> np.ndarray[Any, Any]:
     """Return ``x``'s raw bits where they lie, strides and all."""
     return np.asarray(mx.view(x, {2: mx.uint16, 4: mx.uint32}[x.dtype.size]))
