@@ -50,7 +50,6 @@ from mlxserve_hookspecs.speculation import (
     Verdict,
     Verification,
 )
-
 from mlxserve_hookspecs.words import WordFormat
 
 __all__ = [

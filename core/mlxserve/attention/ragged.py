@@ -106,11 +106,11 @@ class RaggedKernel:
             sinks: One logit per query head that joins the softmax, or ``None``.
 
         Raises:
-            ValueError: Too many new tokens, or queries of another dtype.
+            ValueError: Too many new tokens, or an array of another dtype: a kernel's text, and so
+                what is kept under its name, knows only those above.
         """
         rows, _, width, _ = queries.shape
-        if width > MAX_WIDTH or queries.dtype != self.dtype:
-            raise ValueError(f"no kernel for {width} new tokens in {queries.dtype}")
+        self._check(width, queries, plane, table, starts)
         shape = self._shape(width, window=window is not None, sinks=sinks is not None)
         parts = self.parts(rows, width, table.shape[1])
         facts = mx.array([table.shape[1], parts, window or 0, keep, EXPONENT], mx.int32)
@@ -132,8 +132,10 @@ class RaggedKernel:
         """
         if self.format.plain:
             return mx.concatenate([keys, values], axis=-1).swapaxes(1, 2)
-        shape = self._shape(1)
         rows, _, width, _ = keys.shape
+        if not keys.dtype == values.dtype == self.dtype:
+            raise ValueError(f"no kernel for {keys.dtype} and {values.dtype}")
+        shape = self._shape(1)
         chunks = rows * width * self.kv_heads * (self.key_width + self.value_width) // PACK_NUMBERS
         return self._kernel(pack_source(self.dialect, shape))(
             inputs=[keys, values, mx.array([rows * width, width], mx.int32)],
@@ -147,8 +149,14 @@ class RaggedKernel:
         """Return into how many parts each context is split: by shapes alone, never by lengths."""
         tokens = blocks * self.block_size
         busy = rows * self.kv_heads * self._shape(width).tiles
-        wanted = max(-(-DIALECTS[self.dialect].fill // busy), -(-tokens // LONGEST_PART))
+        wanted = max(DIALECTS[self.dialect].fill // busy, -(-tokens // LONGEST_PART))
         return max(1, min(wanted, -(-tokens // LEAST_PART), MOST_PARTS))
+
+    def _check(self, width: int, *arrays: mx.array) -> None:
+        words = self.dtype if self.format.plain else mx.uint32
+        dtypes = [x.dtype for x in arrays]
+        if width > MAX_WIDTH or dtypes != [self.dtype, words, mx.int32, mx.int32]:
+            raise ValueError(f"no kernel for {width} new tokens in {dtypes}")
 
     def _shape(self, width: int, *, window: bool = False, sinks: bool = False) -> Shape:
         return Shape(

@@ -9,9 +9,9 @@ from typing import Any, Final
 import mlx.core as mx
 from attrs import define, field
 
+from mlxserve.batch.sequence import Checkpoint, Phase, Sequence
 from mlxserve.cache.chain import common, extend, root
 from mlxserve.cache.restoring import Restorer
-from mlxserve.batch.sequence import Checkpoint, Phase, Sequence
 from mlxserve.pool.pool import Pool
 from mlxserve.pool.transfer import Exported, array_bytes
 from mlxserve_hookspecs import Array, Block, BlockKey, CacheTier, StateStore

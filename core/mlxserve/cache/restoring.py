@@ -10,11 +10,11 @@ from attrs import define, field
 
 from mlxserve.batch.sequence import Part, Restore, Sequence
 from mlxserve.cache.finding import Place, cut, locate, longest, runs
-from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.pool.blocks import SCRATCH
 from mlxserve.pool.pool import Pool
 from mlxserve.pool.table import Row
 from mlxserve.pool.transfer import Transfer, bytes_array
+from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs import BlockKey, CacheLayout, CacheTier, StateStore
 
 log = structlog.get_logger("mlxserve.cache")

@@ -7,23 +7,23 @@ from attrs import frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
-from mlxserve.ranks.agreement import ALONE, Agreement
+from mlxserve.batch.decoder import Decoder
+from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
+from mlxserve.batch.prefill import Prefiller
+from mlxserve.batch.runner import Runner
+from mlxserve.batch.speculation import Speculator
+from mlxserve.batch.store import RowStore
 from mlxserve.cache.build import Cache, make_cache
 from mlxserve.engine.client import Loaded
-from mlxserve.batch.decoder import Decoder
 from mlxserve.engine.engine import Engine, Outbox
 from mlxserve.engine.hosted import Host
-from mlxserve.inbox import Inbox, Submit
-from mlxserve.batch.prefill import Prefiller
 from mlxserve.engine.scheduler import Capacity, Scheduler
-from mlxserve.batch.speculation import Speculator
 from mlxserve.hooks import ask, gather
-from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
-from mlxserve.batch.runner import Runner
-from mlxserve.batch.store import RowStore
+from mlxserve.inbox import Inbox, Submit
 from mlxserve.loading import register
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions, GenerationOptions
+from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
     GenerationEvent,

@@ -10,11 +10,11 @@ import structlog
 from attrs import define, evolve, field
 from pluggy import PluginManager
 
-from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.batch.decoder import Decoder, Launched, Read
-from mlxserve.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
-from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
 from mlxserve.batch.prefill import Prefiller
+from mlxserve.batch.sequence import Sequence, sequences_of
+from mlxserve.batch.speculation import Speculator, Verifying, constrain
+from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
 from mlxserve.engine.problems import (
     as_request_error,
     overdue,
@@ -24,9 +24,9 @@ from mlxserve.engine.problems import (
     unsound,
 )
 from mlxserve.engine.scheduler import Scheduler
-from mlxserve.batch.sequence import Sequence, sequences_of
-from mlxserve.batch.speculation import Speculator, Verifying, constrain
 from mlxserve.hooks import ask, tell
+from mlxserve.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
+from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs import (
     Draft,
     EngineStatus,

@@ -7,12 +7,12 @@ from typing import Any
 import mlx.core as mx
 from attrs import define, field, frozen
 
-from mlxserve.pool.table import Row
 from mlxserve.batch.plan import PoolLimits, plan_kv
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.store import Chunk
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import ModelOptions
+from mlxserve.pool.table import Row
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import DraftRequest, HostedModel, ModelError, Progress, TextCodec
 

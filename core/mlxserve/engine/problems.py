@@ -2,8 +2,8 @@
 
 from attrs import evolve
 
-from mlxserve.engine.refusals import SHUTTING_DOWN
 from mlxserve.batch.sequence import Sequence
+from mlxserve.engine.refusals import SHUTTING_DOWN
 from mlxserve_hookspecs import GenerationRequest, RequestError
 
 OUT_OF_MEMORY = ("out of memory", "[malloc", "unable to allocate", "insufficient memory")

@@ -5,9 +5,9 @@ from collections.abc import Sequence as Items
 
 from attrs import define, field, frozen
 
-from mlxserve.cache.build import Cache
 from mlxserve.batch.sequence import Phase, Sequence
 from mlxserve.batch.store import Chunk, RowStore
+from mlxserve.cache.build import Cache
 from mlxserve_hookspecs import Load, SchedulingPolicy
 
 AHEAD = 1024

@@ -10,9 +10,9 @@ import structlog
 from attrs import define, evolve, field
 
 from mlxserve.engine.client import Client
-from mlxserve.inbox import ClearCache, Drain, Inbox
 from mlxserve.engine.refusals import SHUTTING_DOWN, STOPPED
 from mlxserve.hooks import tell
+from mlxserve.inbox import ClearCache, Drain, Inbox
 from mlxserve.ranks.inboxes import LeaderInbox
 from mlxserve.ranks.link import Links
 from mlxserve.resolved import Resolved
