@@ -69,6 +69,11 @@ EMBEDDED = re.compile(r"embed|wte|wpe")
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
+def excuse(reason: str, *checks: str) -> dict[str, str]:
+    """Return the checks that ``reason`` excuses a configuration from."""
+    return dict.fromkeys(checks, reason)
+
+
 @frozen
 class Configuration:
     """A tiny model.
@@ -79,6 +84,8 @@ class Configuration:
         window: Tokens that a sliding layer sees; ``None`` where none slides.
         budget: Tokens up to which sparse attention sees all; ``None`` where none is sparse.
         inside: Arguments of a model inside (``text_config``); ``None`` where there is none.
+        excused: Checks that cannot hold, by name, with the reason, which is mlx-lm's.
+        vocab: Tokens that the model knows.
     """
 
     module: str
@@ -86,6 +93,8 @@ class Configuration:
     window: int | None = None
     budget: int | None = None
     inside: Mapping[str, Any] | None = None
+    excused: Mapping[str, str] = field(factory=dict)
+    vocab: int = VOCAB
 
     def build(self, seed: int = 0) -> Any:
         """Return an evaluated float32 model with spread-out random weights."""

@@ -20,6 +20,13 @@ CONFIGURATIONS: dict[str, Configuration] = {
     **WRAPPED,
 }
 
+UNBUILT: dict[str, str] = {
+    "bitnet": "its linear layers are a Metal kernel, without another way",
+    "muse_spark": "its norms and rotations are Metal kernels, without another way",
+    "olmo": "needs the package ai2-olmo, and exits the interpreter where that is missing",
+}
+"""Modules that a CPU cannot run or that cannot be imported, and why."""
+
 
 @cache
 def tiny(name: str) -> Any:

@@ -1,7 +1,14 @@
 """Dense models with full attention."""
 
-from .building import BASE, EXPERTS, LATENT, WIDE, Configuration
+from .building import BASE, EXPERTS, LATENT, WIDE, Configuration, excuse
 
+DYNAMIC = excuse(
+    "past max_position_embeddings keys depend on how the prompt was cut when they were made",
+    "in chunks",
+    "warm",
+    "drafted",
+    "preempted",
+)
 HEADS = BASE["num_attention_heads"]
 GPT = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_inner": 256, "n_positions": 8192}
 ALIKE = (
@@ -64,12 +71,14 @@ DENSE |= {
         "internlm2",
         WIDE | {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 64},
         budget=64,
+        excused=DYNAMIC,
     ),
     "internlm3-dynamic": Configuration(
         "internlm3",
         WIDE
         | {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 64},
         budget=64,
+        excused=DYNAMIC,
     ),
     "lille-130m": Configuration(
         "lille-130m",

@@ -1,6 +1,6 @@
 """Mixtures of experts with full attention."""
 
-from .building import EXPERTS, WIDE, Configuration
+from .building import EXPERTS, WIDE, Configuration, excuse
 
 GROUPED = EXPERTS | {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
 BAILING = EXPERTS | {"use_bias": False, "use_qkv_bias": False, "use_qk_norm": True}
@@ -98,6 +98,14 @@ MOE |= {
             "vocab_size": 100352,
         },
         budget=64,
+        vocab=100352,
+        excused=excuse(
+            "its mask of booleans is added to the scores, so that a prompt's tokens see later ones",
+            "in chunks",
+            "warm",
+            "drafted",
+            "preempted",
+        ),
     ),
     "afm7": Configuration(
         "afm7",

@@ -1,6 +1,6 @@
 """Models of which some layers see a window of the last tokens."""
 
-from .building import EXPERTS, FULL, SLIDING, WIDE, Configuration
+from .building import EXPERTS, FULL, SLIDING, WIDE, Configuration, excuse
 
 WINDOW = 32
 SEEN = {"sliding_window": WINDOW}
@@ -128,7 +128,6 @@ SLIDERS = {
     ),
     "muse_glimmer": ("muse_glimmer", MUSE),
     "olmo3": ("olmo3", SEEN | PAIR),
-    "plamo3": ("plamo3", {"window_size": WINDOW, "sliding_window_pattern": 2}),
     "spark2_5": ("spark2_5", SEEN | PAIR | {"rope_parameters": ROPES}),
     "step3p5": ("step3p5", STEP),
 }
@@ -141,6 +140,17 @@ WINDOWED |= {
         "exaone4", {"sliding_window": None, "sliding_window_pattern": None, "rope_scaling": None}
     ),
     "gemma3n": Configuration("gemma3n", inside=GEMMA3N, window=WINDOW),
+    "plamo3": Configuration(
+        "plamo3",
+        {"window_size": WINDOW, "sliding_window_pattern": 2},
+        window=WINDOW,
+        excused=excuse(
+            "a prompt's tokens see one token more than those of a reply",
+            "in chunks",
+            "warm",
+            "preempted",
+        ),
+    ),
     "llama4": Configuration(
         "llama4",
         inside={
