@@ -1,5 +1,7 @@
 """Dense models with full attention."""
 
+from typing import Any
+
 from .building import BASE, EXPERTS, LATENT, WIDE, Configuration, excuse
 
 DYNAMIC = excuse(
@@ -11,13 +13,12 @@ DYNAMIC = excuse(
 )
 HEADS = BASE["num_attention_heads"]
 GPT = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_inner": 256, "n_positions": 8192}
-ALIKE = (
+ALIKE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("apertus", {"hidden_act": "xielu", "post_norm": False, "qk_norm": True}),
     ("ernie4_5", {"use_bias": False}),
     ("gemma", {}),
     ("glm", {}),
     ("glm4", {"partial_rotary_factor": 0.5}),
-    ("helium", {}),
     ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "alpha": 1.0, "factor": 1.0}}),
     ("llama", {}),
     ("nanbeige", {}),
@@ -30,10 +31,11 @@ ALIKE = (
     ("talkie", {}),
     ("telechat3", {}),
 )
-BY_WIDTH = (
+BY_WIDTH: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cohere", {}),
     ("exaone", {"num_layers": 2, "layer_norm_epsilon": 1e-5}),
     ("gpt_neox", {"rotary_emb_base": 10000, "rotary_pct": 0.25, "num_key_value_heads": 4}),
+    ("helium", {}),
     (
         "granite",
         {
@@ -83,6 +85,12 @@ DENSE |= {
     "lille-130m": Configuration(
         "lille-130m",
         {"block_size": 8192, "n_embd": 256, "n_head": 4, "n_kv_heads": 2, "n_layer": 2},
+    ),
+    "llama-dynamic-rope": Configuration(
+        "llama",
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 64},
+        budget=64,
+        excused=DYNAMIC,
     ),
     "llama-long-rope": Configuration(
         "llama",

@@ -1,6 +1,6 @@
 """Mixtures of experts with full attention."""
 
-from .building import EXPERTS, WIDE, Configuration, excuse
+from .building import EXPERTS, FULL, WIDE, Configuration, excuse
 
 GROUPED = EXPERTS | {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
 BAILING = EXPERTS | {"use_bias": False, "use_qkv_bias": False, "use_qk_norm": True}
@@ -117,10 +117,12 @@ MOE |= {
             "num_kv_heads": 2,
         },
     ),
-    "minimax_m3_vl": Configuration("minimax_m3_vl", inside=MINIMAX_M3 | {"layer_types": ["full_attention"] * 2}),
+    "minimax_m3_vl": Configuration(
+        "minimax_m3_vl", inside=MINIMAX_M3 | {"layer_types": ["full_attention"] * 2}
+    ),
     "minimax_m3_vl-sparse": Configuration(
         "minimax_m3_vl",
-        inside=MINIMAX_M3 | {"layer_types": ["full_attention", "minimax_m3_sparse"]},
+        inside=MINIMAX_M3 | {"layer_types": [FULL, "minimax_m3_sparse"]},
         budget=64,
     ),
 }

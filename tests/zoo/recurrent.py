@@ -167,7 +167,11 @@ RECURRENT |= {
     "granitemoehybrid-dense": Configuration("granitemoehybrid", GRANITE),
     "gear": Configuration(
         "gear",
-        {"layer_types": ["conv_mixer", SLIDING, FULL], "num_hidden_layers": 3, "sliding_window": 32},
+        {
+            "layer_types": ["conv_mixer", SLIDING, FULL],
+            "num_hidden_layers": 3,
+            "sliding_window": 32,
+        },
         window=32,
     ),
     "nemotron_h-experts": Configuration(

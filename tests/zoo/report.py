@@ -38,11 +38,11 @@ HEADER = """\
 INTRODUCTION = """\
 # Architectures
 
-Every text model of mlx-lm 0.32.2, built tiny in float32 with random weights, and its greedy tokens compared
-with those of mlx-lm's `generate_step`: alone, in small chunks, six rows of different lengths joining and leaving
-past windows and budgets, with a warm prefix cache, with keys and values in 8 bits (in company as alone), with
-drafts of which every third token is wrong, preempted, and compiled. Made by `python -m tests.zoo.report`;
-`pytest -m zoo` checks the same.
+Every text model of mlx-lm 0.32.2, built tiny in float32 with random weights, and its greedy
+tokens compared with those of mlx-lm's `generate_step`: alone, in small chunks, six rows of
+different lengths joining and leaving past windows and budgets, with a warm prefix cache, with
+keys and values in 8 bits (in company as alone), with drafts of which every third token is wrong,
+preempted, and compiled. Made by `python -m tests.zoo.report`; `pytest -m zoo` checks the same.
 """
 
 
@@ -115,7 +115,7 @@ def examine(name: str) -> Row:
             saved[check] = run(name)
         except Exception as error:  # a model's code may raise anything: the table says where
             wrong.append(check)
-            print(f"{name}, {check}: {type(error).__name__}: {error}"[:200], file=sys.stderr)
+            sys.stderr.write(f"{name}, {check}: {type(error).__name__}: {error}"[:200] + "\n")
     how, codec = served(plan)
     return Row(name, layout(model), how, saved["warm"] > 0, saved["drafted"] > 0, codec, (*wrong,))
 
@@ -165,7 +165,8 @@ def _yes(value: bool) -> str:
 def main() -> None:
     """Print the table, line by line."""
     for line in table(sys.argv[1:] or list(CONFIGURATIONS)):
-        print(line, flush=True)
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ from typing import Any
 import mlx_lm.models
 import pytest
 
+from mlxserve.kv.plan import plan_kv
+
 from .checks import CHECKS
-from .configurations import CONFIGURATIONS, UNBUILT
+from .configurations import CONFIGURATIONS, UNBUILT, tiny
+from .report import served
 
 USUAL = (
     "qwen3",
@@ -29,6 +32,8 @@ USUAL = (
     "nemotron_h",
 )
 """The most used: checked in every run, the others with ``-m zoo``."""
+OWN = {"deepseek_v41"}
+"""What keeps a different number of arrays for every row: mlx-lm's own caches, one row a pass."""
 PARTS = {
     "activations",
     "base",
@@ -66,3 +71,10 @@ def test_every_model_of_mlx_lm_has_a_configuration_or_a_reason() -> None:
 
 def test_the_usual_ones_are_excused_from_nothing() -> None:
     assert [name for name in USUAL if CONFIGURATIONS[name].excused] == []
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name not in OWN])
+def test_it_is_served_from_the_pool(name: str) -> None:
+    how, _ = served(plan_kv(tiny(name), lambda keys, values: None, compiled=False))
+    assert not how.startswith("alone")
