@@ -63,6 +63,7 @@ def together(name: str) -> int:
         it.submit(request(f"joining {length}", prompt(length), TOKENS))
         it.step(2)
     it.run()
+    assert len({expected(name, length) for length in LENGTHS}) == len(LENGTHS)
     return _same(it, name, "joining", LENGTHS)
 
 

@@ -4,10 +4,12 @@
 some minutes; with names (``... report qwen3 gemma2``) only those.
 """
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from attrs import frozen
 from mlx_lm.models.cache import (
     ArraysCache,
@@ -163,7 +165,8 @@ def _yes(value: bool) -> str:
 
 
 def main() -> None:
-    """Print the table, line by line."""
+    """Print the table, line by line, and nothing that the engine has to say meanwhile."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for line in table(sys.argv[1:] or list(CONFIGURATIONS)):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
