@@ -118,8 +118,11 @@ def preempted(name: str) -> int:
     it = _world(name)
     for length in LENGTHS[2:]:
         it.submit(request(f"row {length}", prompt(length), TOKENS))
-    it.step(6)
     scheduler = it.engine.scheduler
+    for _ in range(TOKENS - 1):
+        if len(scheduler.decoding) == len(LENGTHS[2:]):
+            break
+        it.step()
     scheduler.preempt(scheduler.decoding[1])
     it.run()
     assert scheduler.preemptions == 1
