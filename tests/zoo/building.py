@@ -56,8 +56,8 @@ LATENT: dict[str, Any] = {
     "kv_lora_rank": 64,
     "q_lora_rank": 32,
     "qk_rope_head_dim": 64,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 16,
+    "qk_nope_head_dim": 64,
+    "v_head_dim": 64,
 }
 """Multi-head latent attention, wide enough for a quantized codec."""
 

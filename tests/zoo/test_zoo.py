@@ -9,7 +9,7 @@ import pytest
 
 from mlxserve.kv.plan import plan_kv
 
-from .checks import CHECKS
+from .checks import CHECKS, LEAST, trimmable
 from .configurations import CONFIGURATIONS, UNBUILT, tiny
 from .report import served
 
@@ -58,8 +58,10 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("name", "check"), list(cases()))
-def test_greedy_tokens_are_mlx_lms(name: str, check: str) -> None:
-    CHECKS[check](name)
+def test_greedy_tokens_are_mlx_lms_and_what_can_be_saved_is(name: str, check: str) -> None:
+    saved = CHECKS[check](name)
+    if check in LEAST and trimmable(name):
+        assert saved >= LEAST[check]
 
 
 def test_every_model_of_mlx_lm_has_a_configuration_or_a_reason() -> None:
