@@ -142,7 +142,7 @@ LEAST = {
     "warm": (LONG - 1) // BLOCK * BLOCK + (LONG + TOKENS - 1) // BLOCK * BLOCK,
     "drafted": len(LENGTHS) * TOKENS // 4,
 }
-"""What a check saves, at least, where mlx-lm itself can cut what it holds (``trimmable``)."""
+"""What a check saves, at least, where it saves any or mlx-lm itself can cut what it holds."""
 
 
 def _world(name: str, *plugins: object, **changes: Any) -> Bench:
