@@ -37,12 +37,14 @@ class ModelOptions:
         "mlx-community/Qwen3-4B-4bit",
         "model to serve: a hub id, a folder, or what an active plugin understands",
         check=min_len(1),
+        common=True,
     )
-    adapter_path: Path | None = option(None, "folder of LoRA adapter weights")
+    adapter_path: Path | None = option(None, "folder of LoRA adapter weights", common=True)
     served_model_name: str | None = option(
         None,
         "name by which clients call the model, instead of --model",
         check=optional(and_(min_len(1), max_len(NAME_LENGTH))),
+        common=True,
     )
     dtype: DtypeName = option(
         "auto", "precision of the weights; auto is float32 on CPU, else the checkpoint's own"
@@ -54,8 +56,10 @@ class ModelOptions:
 class ServerOptions:
     """Where the server listens, and how it stops."""
 
-    host: str = option("0.0.0.0", "address to bind", check=min_len(1))
-    port: int = option(8000, "port to bind; 0 takes a free one", check=and_(ge(0), le(65535)))
+    host: str = option("0.0.0.0", "address to bind", check=min_len(1), common=True)
+    port: int = option(
+        8000, "port to bind; 0 takes a free one", check=and_(ge(0), le(65535)), common=True
+    )
     max_request_bytes: int = option(1048576, "largest request body", check=_count)
     shutdown_timeout_s: float = option(
         30.0, "seconds that requests in flight get to finish at a shutdown", check=_seconds
@@ -73,13 +77,15 @@ class EngineOptions:
     """
 
     block_size: int = option(16, "tokens per KV block", check=and_(ge(1), le(4096)))
-    num_blocks: int = option(2048, "KV blocks for live rows and cache together", check=_count)
+    num_blocks: int = option(
+        2048, "KV blocks for live rows and cache together", check=_count, common=True
+    )
     max_kv_size: int | None = option(
         None,
         "most tokens of KV altogether, live and cached; also bounds --num-blocks",
         check=optional(_count),
     )
-    max_batch_size: int = option(8, "most sequences that decode at once", check=_count)
+    max_batch_size: int = option(8, "most sequences that decode at once", check=_count, common=True)
     prefill_batch_size: int = option(4, "most sequences that prefill at once", check=_count)
     completion_batch_size: int = option(
         32, "most sequences that own KV at once, decoding or not", check=_count
@@ -100,7 +106,9 @@ class EngineOptions:
 class GenerationOptions:
     """What a request gets, and what it may ask for; a timeout of 0 is unlimited."""
 
-    default_max_tokens: int = option(512, "max_tokens of a request that names none", check=_count)
+    default_max_tokens: int = option(
+        512, "max_tokens of a request that names none", check=_count, common=True
+    )
     max_prompt_tokens: int = option(32768, "longest prompt in tokens", check=_count)
     max_generation_tokens: int = option(32768, "largest max_tokens", check=_count)
     request_timeout_s: float = option(
@@ -116,7 +124,7 @@ class LoggingOptions:
     """What is logged, and in which form."""
 
     log_format: LogFormat = option("auto", "auto is console on a terminal, else json")
-    log_level: LogLevel = option("info", "least severity that is logged")
+    log_level: LogLevel = option("info", "least severity that is logged", common=True)
 
 
 @frozen(kw_only=True)

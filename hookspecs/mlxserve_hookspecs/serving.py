@@ -1,7 +1,7 @@
 """Hooks that put the engine on the network."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
@@ -15,6 +15,11 @@ Route: TypeAlias = Any
 
 AppConfig: TypeAlias = Any
 """A ``litestar.config.app.AppConfig``."""
+
+
+REPLY_HEADERS: Final = "reply_headers"
+"""Where a request's ``state`` has a dictionary of headers, empty at first, that its reply is sent
+with, whatever sends it. A route adds to it before the reply begins."""
 
 
 @frozen(kw_only=True)

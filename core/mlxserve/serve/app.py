@@ -13,6 +13,7 @@ from mlxserve.hooks import ask, failures, gather, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
 from mlxserve.serve.errors import HANDLERS
+from mlxserve.serve.frame import FramedApp
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import (
     PROJECT,
@@ -44,7 +45,7 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
         ),
     )
     tell(resolved.plugins, serving.configure_app)(config=config)
-    return Litestar.from_config(config)
+    return FramedApp.from_config(config)
 
 
 def services_of(resolved: Resolved, service: Service) -> Services:
