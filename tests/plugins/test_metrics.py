@@ -293,10 +293,12 @@ def test_a_scraper_gets_the_format_that_it_asks_for(make_stage: MakeStage) -> No
     tell(stage.plugins, lifecycle.first_token)(request=request_of(), seconds=0.1)
     plain = stage.http.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert plain.headers.get_list("content-type")[0].count("charset=") == 1
     assert of("mlxserve_num_preemptions_total") in flat(parse_text(plain.text))
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     opened = stage.http.get("/metrics", headers=accept)
     assert opened.headers["content-type"].startswith("application/openmetrics-text")
+    assert opened.headers["content-type"].count("charset=") == 1
     found = flat(parse_openmetrics(opened.text))  # type: ignore[no-untyped-call]
     assert found[of("mlxserve_num_preemptions_total")] == 2
     assert found[of("mlxserve_cache_tier", tier="ram", figure="held")] == 3

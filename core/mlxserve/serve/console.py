@@ -1,4 +1,4 @@
-"""Log lines for people at a terminal: local time, the plan as a table, requests as one reads them."""
+"""Log lines for people at a terminal: local time, the plan as a table, readable requests."""
 
 import re
 import shutil

@@ -26,7 +26,7 @@ class SsdTierOptions:
     )
     cache_dir: Path = option(
         Path("~/.cache/mlx-lm-server/kv-cache"),
-        "folder of the blocks; one server at a time",
+        "folder of the blocks; a second server gets one of its own in it",
         flag="--ssd-cache-dir",
         common=True,
     )

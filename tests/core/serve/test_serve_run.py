@@ -265,6 +265,12 @@ def test_the_greeting_names_only_paths_that_are_served() -> None:
     assert "curl" not in greeting(address, CARD, {"/metrics"}, needs_key=False)
 
 
+def test_the_greeting_names_the_page_where_there_is_one() -> None:
+    address = Address("127.0.0.1", 80)
+    assert "http://127.0.0.1:80/ in a browser" in greeting(address, CARD, {"/"}, needs_key=False)
+    assert "browser" not in greeting(address, CARD, {"/metrics"}, needs_key=False)
+
+
 def test_launched_ranks_are_the_whole_run(make_resolved: Made) -> None:
     heard: list[Sequence[str]] = []
 
