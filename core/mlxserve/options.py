@@ -1,9 +1,9 @@
 """What a user can set about the core itself: one frozen class per section."""
 
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from attrs import frozen
+from attrs import Attribute, frozen
 from attrs.validators import and_, ge, le, max_len, min_len, optional
 
 from mlxserve_hookspecs import option
@@ -12,10 +12,19 @@ DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 CompileMode: TypeAlias = Literal["auto", "on", "off"]
 LogFormat: TypeAlias = Literal["auto", "console", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+WiredLimit: TypeAlias = Literal["auto", "off"] | float
 
 LARGEST: Final = 2**31 - 1
 LONGEST: Final = 365 * 24 * 3600.0
 NAME_LENGTH: Final = 256
+
+MOST_GIGABYTES: Final = 1e6
+
+
+def _wired(_: Any, its: "Attribute[Any]", value: WiredLimit) -> None:
+    if not isinstance(value, str) and not 0 < value <= MOST_GIGABYTES:
+        raise ValueError(f"'{its.name}' must be auto, off or gigabytes above 0")
+
 
 _count = and_(ge(1), le(LARGEST))
 _seconds = and_(ge(0.0), le(LONGEST))
@@ -31,6 +40,7 @@ class ModelOptions:
         served_model_name: The public name instead of ``model``.
         dtype: ``auto`` is float32 on CPU and the checkpoint's own elsewhere.
         trust_remote_code: Let the tokenizer run code that comes with the model.
+        wired_limit: Gigabytes that stay resident; ``auto`` is the recommended working set.
     """
 
     model: str = option(
@@ -50,6 +60,14 @@ class ModelOptions:
         "auto", "precision of the weights; auto is float32 on CPU, else the checkpoint's own"
     )
     trust_remote_code: bool = option(False, "let the tokenizer run code that came with the model")
+    wired_limit: WiredLimit = option(
+        "auto",
+        "memory that macOS must not page out: auto is what it recommends for the GPU, else "
+        "gigabytes; wired memory is lost to all other programs, and a machine that runs out of it "
+        "can freeze or restart, as can one with a faulty graphics driver: then try off; Metal on "
+        "macOS 15 or later only",
+        check=_wired,
+    )
 
 
 @frozen(kw_only=True)

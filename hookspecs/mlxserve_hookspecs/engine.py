@@ -71,6 +71,7 @@ class Markup:
             ``normal``, ``reasoning`` and ``tool``.
         transitions: Such a model's markers in each state, each with the state that it leads to.
         special: Whether a marker has special tokens: text without those lacks it.
+        ignores_tools: Whether the chat template leaves a request's tools out of the prompt.
     """
 
     think_start: str = ""
@@ -82,6 +83,7 @@ class Markup:
     initial: str = "normal"
     transitions: Mapping[str, tuple[tuple[str, str], ...]] = field(factory=dict)
     special: bool = False
+    ignores_tools: bool = False
 
 
 class TextCodec(Protocol):

@@ -127,10 +127,11 @@ def _argument(setting: Setting, *, brief: bool = False) -> Mapping[str, Any]:
 
 def _metavar(setting: Setting) -> str:
     allowed = choices(setting.field.type)
-    if allowed:
-        return f"{{{','.join(map(str, allowed))}}}"
     kinds = members(setting.field.type)
-    return next((word for kind, word in METAVARS.items() if kind in kinds), setting.name.upper())
+    words = [word for kind, word in METAVARS.items() if kind in kinds]
+    if allowed:
+        return f"{{{','.join([*map(str, allowed), *words])}}}"
+    return words[0] if words else setting.name.upper()
 
 
 def _shown(setting: Setting) -> str:

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from litestar import Litestar
-from litestar.types import Message, Receive, Scope, Send
+from litestar.types import Message, Receive, Send
 
 from mlxserve_hookspecs.serving import REPLY_HEADERS
 
@@ -39,9 +39,9 @@ class FramedApp(Litestar):
         await super().__call__(scope, receive, send)
 
 
-def framed(scope: Scope, receive: Receive, send: Send) -> tuple[Scope, Receive, Send]:
+def framed(scope: Any, receive: Receive, send: Send) -> tuple[Any, Receive, Send]:
     """Return what the routes are to see of an exchange."""
-    headers = dict(reversed(scope["headers"]))
+    headers = dict(reversed(list(scope["headers"])))
     asked = str(scope["method"])
     path = origin_form(scope["path"])
     state = {**scope.get("state", {}), REPLY_HEADERS: {}}

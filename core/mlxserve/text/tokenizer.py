@@ -4,11 +4,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from attrs import evolve
 from jinja2 import TemplateSyntaxError
 
 from mlxserve.text.markup import markup_of
 from mlxserve.text.messages import check_unicode, normalised
 from mlxserve.text.pieces import Pieces
+from mlxserve.text.toolless import ignores_tools
 from mlxserve_hookspecs import Markup, RequestError
 
 RESERVED: Final = frozenset(
@@ -55,7 +57,9 @@ class Tokenizer:
         wrapper.clean_up_tokenization_spaces = False
         self._wrapper = wrapper
         self._pieces = Pieces(wrapper)
-        self._markup = markup_of(wrapper, self._pieces.special)
+        self._markup = evolve(
+            markup_of(wrapper, self._pieces.special), ignores_tools=ignores_tools(wrapper)
+        )
         self.template_fault = template_fault(wrapper)
         self._lock = threading.Lock()
 
