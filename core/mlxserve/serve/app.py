@@ -6,12 +6,11 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin, SwaggerRenderPlugin
 
 from mlxserve.hooks import ask, failures, gather, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
+from mlxserve.serve.description import description
 from mlxserve.serve.errors import HANDLERS
 from mlxserve.serve.frame import FramedApp
 from mlxserve.serve.service import Service
@@ -37,12 +36,7 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
         route_handlers=[route for routes in added for route in routes],
         request_max_body_size=resolved.server.max_request_bytes,
         exception_handlers=dict(HANDLERS),
-        openapi_config=OpenAPIConfig(
-            title=PROJECT,
-            version=version(PROJECT),
-            path="/schema",
-            render_plugins=[ScalarRenderPlugin(), SwaggerRenderPlugin(), JsonRenderPlugin()],
-        ),
+        openapi_config=description(PROJECT, version(PROJECT), services.admission),
     )
     tell(resolved.plugins, serving.configure_app)(config=config)
     return FramedApp.from_config(config)
