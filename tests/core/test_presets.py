@@ -110,14 +110,11 @@ def test_missing_preset_is_one_line(reference: str, message: str) -> None:
 
 
 def test_case_of_a_file_s_name_and_a_byte_order_mark_do_not_matter(
-    toml: Callable[[str], str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = toml("\ufeff[server]\nport = 1", "MINE.TOML")
-    assert read_settings(path, FILE, "--config", ()).tables == {"server": {"port": 1}}
-    name = Path(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(name.parent)
-        assert read_settings(name.name, FILE, "--config", ()).tables["server"] == {"port": 1}
+    (tmp_path / "MINE.TOML").write_text("\ufeff[server]\nport = 1", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert read_settings("MINE.TOML", FILE, "--config", ()).tables == {"server": {"port": 1}}
 
 
 def test_broken_toml_names_file_and_line(toml: Callable[[str], str]) -> None:
