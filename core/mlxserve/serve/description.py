@@ -48,6 +48,7 @@ def description(title: str, version: str, admission: Admission) -> OpenAPIConfig
     return OpenAPIConfig(
         title=title,
         version=version,
+        use_handler_docstrings=True,
         render_plugins=[Page(path="/"), JsonRenderPlugin()],
         openapi_router=Router(
             PATH,

@@ -44,7 +44,7 @@ function bar(id, parts) {
 
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 5, 10].map((step) => step * power).find((top) => top >= value);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((top) => top >= value);
 }
 
 // The top of the scale is drawn two units below the edge, for the line has a width.
@@ -201,6 +201,7 @@ function setState(state, problem) {
 function gone(problem) {
   setState("unreachable", problem);
   for (const id of ["speed", "running", "waiting"]) write(id, "–");
+  at("send").disabled = !reply;
   if (seen) write("brief", `as of ${seen.toLocaleTimeString()}`);
   document.title = "unreachable · mlxserve";
 }
