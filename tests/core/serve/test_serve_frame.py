@@ -170,6 +170,8 @@ def port(make_resolved: Made, service: FakeService, odd: Odd) -> Iterator[int]:
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
+        while not server.started:  # or a close that comes later would seem to come at once
+            time.sleep(0.01)
         try:
             yield address_of(listener).port
         finally:
