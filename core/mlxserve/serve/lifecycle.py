@@ -30,7 +30,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 GLANCE: Final = 0.05
 """Seconds between two looks at what has no event to wait for: another thread's progress."""
 
-HELD_S: Final = 3.0
+HELD_S: Final = 10.0
 """Seconds for which log lines wait for a mistake that ends the start."""
 
 LAST_WORDS: Final = 5
@@ -109,9 +109,9 @@ class Lifecycle:
             http.result()  # raises what ended it
 
     def _hear(self, number: signal.Signals) -> None:
-        release_held()
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # the terminal has just shown ^C
+        release_held()
         if self._signal is not None:
             log.warning("stopped at once", signal=number.name)
             self.leave(128 + number)
