@@ -4,10 +4,11 @@ from mlxserve_hookspecs.admission import Admission, Credentials, Identity
 from mlxserve_hookspecs.arrays import Array, Dtype, Group
 from mlxserve_hookspecs.caching import (
     Block,
+    BlockArray,
     BlockKey,
     CacheLayout,
     CacheTier,
-    GroupSpec,
+    EvictionPolicy,
     StateStore,
 )
 from mlxserve_hookspecs.commands import Command
@@ -33,7 +34,7 @@ from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.models import ModelSource, Progress
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
-from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec
+from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
 from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
 from mlxserve_hookspecs.scheduling import Candidate, Load, SchedulingPolicy
 from mlxserve_hookspecs.serving import AppConfig, Route, Services
@@ -50,6 +51,8 @@ from mlxserve_hookspecs.speculation import (
     Verification,
 )
 
+from mlxserve_hookspecs.words import WordFormat
+
 __all__ = [
     "METADATA_KEY",
     "PROJECT",
@@ -58,6 +61,7 @@ __all__ = [
     "AppConfig",
     "Array",
     "Block",
+    "BlockArray",
     "BlockKey",
     "CacheLayout",
     "CacheTier",
@@ -77,7 +81,7 @@ __all__ = [
     "GenerationEvent",
     "GenerationRequest",
     "Group",
-    "GroupSpec",
+    "EvictionPolicy",
     "HostedModel",
     "Identity",
     "Iteration",
@@ -105,6 +109,7 @@ __all__ = [
     "SamplingParams",
     "SchedulingPolicy",
     "Services",
+    "Side",
     "SettingError",
     "StateStore",
     "StopConditions",
@@ -113,6 +118,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "Verification",
+    "WordFormat",
     "hookimpl",
     "hookspec",
     "option",

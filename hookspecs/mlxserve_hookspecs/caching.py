@@ -2,12 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Literal, Protocol
+from math import prod
+from typing import Final, Literal, Protocol
 
 from attrs import field, frozen
 
 from mlxserve_hookspecs.arrays import Array
 from mlxserve_hookspecs.markers import hookspec
+
+ITEM_BYTES: Final = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+"""Bytes of an element, by the dtype's name as safetensors knows it."""
 
 
 @frozen
@@ -29,20 +38,23 @@ class BlockKey:
 
 
 @frozen(kw_only=True)
-class GroupSpec:
-    """One array of every block: all planes of a kind, stacked.
+class BlockArray:
+    """One array of every block.
 
     Attributes:
-        planes: How many (layers times sides times planes of that kind).
-        heads: Key-value heads.
-        width: Width of the planes.
+        shape: Its dimensions.
         dtype: The dtype's name as safetensors knows it, e.g. ``BF16``, ``U32``.
+        optional: May be missing (no bytes): layers with a window let go of what lies behind it.
     """
 
-    planes: int
-    heads: int
-    width: int
+    shape: tuple[int, ...]
     dtype: str
+    optional: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 @frozen(kw_only=True)
@@ -52,21 +64,23 @@ class CacheLayout:
     Attributes:
         namespace: The root of every chain (without a request's salt).
         block_size: Tokens per block.
-        groups: A block's arrays: ``[planes, heads, block_size, width]`` each.
+        arrays: What a block is made of.
         state: The recurrent layers' arrays for one sequence, as (shape, dtype's name): a model
             that has any resumes only where a checkpoint of them was kept.
         rank: This process among ``size`` that share the model.
         size: How many ranks.
-        budget: Blocks that live rows and device tiers may hold together.
+        budget: Blocks that live sequences and unused blocks in memory may take together.
+        model: Names the model for people, e.g. in a folder's name.
     """
 
     namespace: bytes
     block_size: int
-    groups: tuple[GroupSpec, ...]
+    arrays: tuple[BlockArray, ...]
     state: tuple[tuple[tuple[int, ...], str], ...] = ()
     rank: int = 0
     size: int = 1
     budget: int = 2048
+    model: str = ""
 
 
 @frozen(kw_only=True)
@@ -75,28 +89,50 @@ class Block:
 
     Attributes:
         key: Its identity.
-        arrays: One per group of the layout; evaluated device arrays for a ``device`` tier, bytes
-            in C order for a ``host`` tier.
+        arrays: One per array of the layout, as bytes in C order; no bytes where one is missing.
     """
 
     key: BlockKey
-    arrays: tuple[Array | bytes, ...] = field(repr=False)
+    arrays: tuple[bytes, ...] = field(repr=False)
 
 
-class CacheTier(Protocol):
-    """Keeps blocks. Every method is called on the engine thread and must not wait for I/O."""
+class EvictionPolicy(Protocol):
+    """Says which unused blocks leave memory first. Engine thread, never waits.
+
+    A block is unused when the last sequence that needs it has ended; then it can be found again,
+    until it gives way to one that is needed. One policy is made for each group of layers.
+    """
 
     @property
     def name(self) -> str:
-        """The tier's name in usage and metrics, e.g. ``ram``."""
+        """What hits in memory are called in usage and metrics, e.g. ``ram``."""
+
+    def unused(self, keys: Sequence[BlockKey]) -> None:
+        """Learn that these blocks are unused from now on; leaves come before their parents."""
+
+    def used(self, keys: Sequence[BlockKey]) -> None:
+        """Learn that these blocks are used again, or gone."""
+
+    def victims(self, count: int) -> Sequence[BlockKey]:
+        """Return ``count`` unused blocks, those that are to leave first in front.
+
+        A block must not leave before its leaves: what is held can then always be reached.
+        """
+
+
+class CacheTier(Protocol):
+    """Keeps blocks below memory. Called on the engine thread; must not wait for I/O."""
 
     @property
-    def medium(self) -> Literal["device", "host"]:
-        """Whether it is given device arrays or bytes."""
+    def name(self) -> str:
+        """The tier's name in usage and metrics, e.g. ``ssd``."""
 
     @property
     def wants_fresh(self) -> bool:
-        """Whether blocks are offered as they fill; if not, only when a nearer tier drops them."""
+        """Whether blocks are offered as they fill; if not, only when they leave memory."""
+
+    def room(self) -> int:
+        """Return how many blocks ``store`` would take now: no bytes are made for more."""
 
     def lookup(self, keys: Sequence[BlockKey]) -> int:
         """Return how many of ``keys``, from the first on, are here; tokens are compared."""
@@ -105,14 +141,11 @@ class CacheTier(Protocol):
         """Load blocks that ``lookup`` counted and pin them until the future is read.
 
         The future yields the longest intact run from the first key on: shorter than asked when a
-        block turned out torn or gone. A tier in memory returns a future that is done.
+        block turned out torn or gone. It may be cancelled by a sequence that leaves.
         """
 
-    def store(self, blocks: Sequence[Block]) -> Sequence[Block]:
-        """Take ``blocks`` and return those that gave way to them, for the next tier."""
-
-    def shrink(self, blocks: int) -> Sequence[Block]:
-        """Give back up to ``blocks`` unpinned blocks, least recently used and tails first."""
+    def store(self, blocks: Sequence[Block]) -> None:
+        """Take ``blocks``, parents before their children."""
 
     def held(self) -> int:
         """Return how many blocks are here."""
@@ -179,12 +212,24 @@ def make_state_store(layout: CacheLayout) -> StateStore | None:
     """
 
 
+@hookspec(firstresult=True)
+def make_eviction_policy(layout: CacheLayout) -> EvictionPolicy | None:
+    """Make the policy of unused blocks in memory.
+
+    **Ask.** The first plugin to answer is heard; return ``None`` to pass. Without any, no block
+    stays in memory when the last sequence that needs it ends.
+
+    Called at start, once for each group of layers, on the engine thread, after the model is
+    loaded.
+    """
+
+
 @hookspec
 def make_cache_tier(layout: CacheLayout) -> CacheTier | None:
     """Make a cache tier.
 
-    **Gather.** Every plugin is asked; tiers are consulted in the order of ``--plugins`` and the
-    default set, nearest first. Return ``None`` when the layout cannot be kept.
+    **Gather.** Every plugin is asked; tiers are consulted after memory, in the order of
+    ``--plugins`` and the default set, nearest first. Return ``None`` when the layout cannot be kept.
 
     Called once at start, on the engine thread, after the model is loaded.
     """

@@ -1,20 +1,24 @@
 """Hooks that decide how keys and values lie in memory."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from attrs import frozen
 
 from mlxserve_hookspecs.arrays import Array, Dtype
 from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.words import WordFormat
 
 
 @frozen
 class PlaneSpec:
-    """The last axis of one plane: a plane is ``[rows, kv_heads, capacity, width]``."""
+    """What a codec makes of one side of one token and head: ``width`` elements of ``dtype``."""
 
     width: int
     dtype: Dtype
+
+
+Side: TypeAlias = Literal["keys", "values"]
 
 
 @frozen(kw_only=True)
@@ -32,7 +36,7 @@ class KvSide:
     """
 
     layer: int
-    side: str
+    side: Side
     heads: int
     width: int
     dtype: Dtype
@@ -41,9 +45,10 @@ class KvSide:
 
 
 class KvCodec(Protocol):
-    """How keys (or values) of one layer become planes, and how attention reads them.
+    """How keys and values of one layer become planes, and how attention reads them.
 
-    Pure: no method keeps an array. All run on the engine thread and build lazy graphs only.
+    The core arranges, shares, moves and spills planes alike, whatever they mean. Pure: no method
+    keeps an array. All run on the engine thread and build lazy graphs only.
     """
 
     @property
@@ -53,10 +58,14 @@ class KvCodec(Protocol):
     def planes(self, side: KvSide) -> tuple[PlaneSpec, ...]:
         """Return what ``side`` is held as."""
 
-    def encode(self, x: Array) -> tuple[Array, ...]:
+    @property
+    def words(self) -> WordFormat | None:
+        """What the core's kernels may read the planes as; ``None``: they are decoded first."""
+
+    def encode(self, x: Array, side: Side) -> tuple[Array, ...]:
         """Return the planes of ``x`` ``[rows, heads, tokens, width]``, token by token."""
 
-    def decode(self, planes: Sequence[Array]) -> Array:
+    def decode(self, planes: Sequence[Array], side: Side) -> Array:
         """Return ``[rows, heads, tokens, width]`` in the model's dtype."""
 
     def attend(
@@ -73,7 +82,7 @@ class KvCodec(Protocol):
 
         Args:
             queries: ``[rows, query_heads, tokens, width]``.
-            keys: Planes of the keys: the whole capacity, or the first tokens of it.
+            keys: Planes of the keys, ``[rows, heads, held, width]`` each.
             values: Planes of the values, likewise.
             scale: Multiplies the scores.
             mask: Booleans broadcastable to ``[rows, heads, tokens, held]``, true is seen; or

@@ -11,7 +11,16 @@ from typing import Any, Final, Literal
 from attrs import define, field, frozen
 from attrs.validators import in_
 
-from mlxserve_hookspecs import Array, KvCodec, KvSide, PlaneSpec, hookimpl, option
+from mlxserve_hookspecs import (
+    Array,
+    KvCodec,
+    KvSide,
+    PlaneSpec,
+    Side,
+    WordFormat,
+    hookimpl,
+    option,
+)
 
 OFF: Final = 16
 PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 4, 512, 5
@@ -98,15 +107,25 @@ class AffineCodec:
         groups = PlaneSpec(side.width // self.group_size, side.dtype)
         return (PlaneSpec(side.width * self.bits // 32, mx.uint32), groups, groups)
 
-    def encode(self, x: Array) -> tuple[Array, ...]:
+    @property
+    def words(self) -> WordFormat | None:
+        """What kernels read: 8 and 4 bits."""
+        kernels = self.bits in (4, 8)
+        return WordFormat(bits=self.bits, group_size=self.group_size) if kernels else None
+
+    def encode(self, x: Array, side: Side) -> tuple[Array, ...]:
         """Quantize, token by token."""
         import mlx.core as mx  # noqa: PLC0415
 
+        del side
+
         return tuple(mx.quantize(x, group_size=self.group_size, bits=self.bits))
 
-    def decode(self, planes: Sequence[Array]) -> Array:
+    def decode(self, planes: Sequence[Array], side: Side) -> Array:
         """Dequantize."""
         import mlx.core as mx  # noqa: PLC0415
+
+        del side
 
         codes, scales, biases = planes
         return mx.dequantize(codes, scales, biases, group_size=self.group_size, bits=self.bits)
@@ -131,11 +150,17 @@ class AffineCodec:
 
         if self.dequantize or queries.shape[2] > 1 or sinks is not None:
             return mx.fast.scaled_dot_product_attention(
-                queries, self.decode(keys), self.decode(values), scale=scale, mask=mask, sinks=sinks
+                queries,
+                self.decode(keys, "keys"),
+                self.decode(values, "values"),
+                scale=scale,
+                mask=mask,
+                sinks=sinks,
             )
         seen: Any = mask  # mlx-lm takes "causal" too, and does not say so
+        own = queries + 0  # mlx-lm scales them in place, and a model may still need them
         return quantized_scaled_dot_product_attention(
-            queries, tuple(keys), tuple(values), scale, seen, self.group_size, self.bits
+            own, tuple(keys), tuple(values), scale, seen, self.group_size, self.bits
         )
 
 
@@ -153,7 +178,7 @@ def _seconds(codec: AffineCodec, keys: KvSide, values: KvSide) -> float:
 
     def held(side: KvSide) -> tuple[Array, ...]:
         shape = (PROBE_ROWS, side.heads, PROBE_TOKENS, side.width)
-        return codec.encode(mx.random.normal(shape).astype(side.dtype))
+        return codec.encode(mx.random.normal(shape).astype(side.dtype), side.side)
 
     k, v = held(keys), held(values)
     queries = mx.random.normal((PROBE_ROWS, keys.heads, 1, keys.width)).astype(keys.dtype)

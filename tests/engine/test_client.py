@@ -7,7 +7,7 @@ import pytest
 from attrs import evolve
 
 from mlxserve.engine.client import Client, Loaded
-from mlxserve.engine.inbox import Inbox, Submit
+from mlxserve.inbox import Inbox, Submit
 from mlxserve.engine.refusals import SHUTTING_DOWN
 from mlxserve_hookspecs import (
     EngineStatus,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mlxserve.engine.hosted import Hosted
-from mlxserve.kv.plan import plan_kv
-from mlxserve.kv.store import BucketStore
+from mlxserve.batch.plan import plan_kv
+from mlxserve.batch.store import BucketStore
 from mlxserve_hookspecs import ModelError
 from mlxserve_plugins.draft import DraftModel, DraftOptions
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions

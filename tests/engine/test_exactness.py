@@ -91,7 +91,7 @@ def test_nothing_is_held_after_the_last_reply() -> None:
     for length in LENGTHS:
         it.submit(request(str(length), prompt(length), TOKENS))
     it.run()
-    assert it.engine.scheduler.store.tokens_held() == 0
+    assert it.engine.scheduler.store.used() == 0
     assert it.engine.scheduler.all == []
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlxserve.engine.inbox import Drain, Submit
-from mlxserve.kv.store import BucketStore
+from mlxserve.inbox import Drain, Submit
+from mlxserve.batch.store import BucketStore
 from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,

@@ -7,7 +7,7 @@ from typing import Any, cast
 import mlx.core as mx
 import pytest
 
-from mlxserve.engine.prefill import Prefiller
+from mlxserve.batch.prefill import Prefiller
 
 from .harness import Bench, Letters, bench, plain, prompt, request
 from .tiny import tiny_model

@@ -7,20 +7,20 @@ from attrs import frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
-from mlxserve.engine.agreement import ALONE, Agreement
-from mlxserve.engine.cache import BlockCache
-from mlxserve.engine.caches import make_cache
+from mlxserve.ranks.agreement import ALONE, Agreement
+from mlxserve.cache.build import Cache, make_cache
 from mlxserve.engine.client import Loaded
-from mlxserve.engine.decoder import Decoder
+from mlxserve.batch.decoder import Decoder
 from mlxserve.engine.engine import Engine, Outbox
 from mlxserve.engine.hosted import Host
-from mlxserve.engine.inbox import Inbox, Submit
-from mlxserve.engine.prefill import Prefiller
+from mlxserve.inbox import Inbox, Submit
+from mlxserve.batch.prefill import Prefiller
 from mlxserve.engine.scheduler import Capacity, Scheduler
-from mlxserve.engine.speculation import Speculator
+from mlxserve.batch.speculation import Speculator
 from mlxserve.hooks import ask, gather
-from mlxserve.kv.plan import CodecMaker, KvPlan, plan_kv
-from mlxserve.kv.store import BucketStore, RowStore
+from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
+from mlxserve.batch.runner import Runner
+from mlxserve.batch.store import RowStore
 from mlxserve.loading import register
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions, GenerationOptions
@@ -65,7 +65,13 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
     group = ask(resolved.plugins, distribution.join_group)()
     model = load(resolved.plugins, resolved.model, progress, group)
-    plan = plan_kv(model.model, codec_maker(resolved.plugins), compiled=_compiled(resolved.engine))
+    capacity = capacity_of(resolved.engine)
+    plan = plan_kv(
+        model.model,
+        codec_maker(resolved.plugins),
+        pool_limits(capacity),
+        compiled=_compiled(resolved.engine),
+    )
     engine = make_engine(
         plugins=resolved.plugins,
         inbox=inbox,
@@ -73,7 +79,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         model=model,
         plan=plan,
         policy=policy,
-        capacity=capacity_of(resolved.engine),
+        capacity=capacity,
         host=Host(resolved, model.text, progress, _compiled(resolved.engine)),
         agreement=Agreement(group),
     )
@@ -96,7 +102,14 @@ def make_engine(
     """Connect the parts."""
     vocab = _vocab(model)
     cache = make_cache(
-        plugins, plan, model.identity, capacity.block_size, capacity.blocks, agreement
+        plugins,
+        plan,
+        model.identity,
+        capacity.block_size,
+        capacity.blocks,
+        agreement,
+        inbox.wake,
+        model.name,
     )
     return Engine(
         plugins=plugins,
@@ -134,6 +147,17 @@ def codec_maker(plugins: PluginManager) -> CodecMaker:
         return ask(plugins, quantization.make_kv_codec)(keys=keys, values=values)
 
     return make
+
+
+def pool_limits(capacity: Capacity) -> PoolLimits:
+    """Return how large the pool may become."""
+    return PoolLimits(
+        blocks=capacity.blocks,
+        block_size=capacity.block_size,
+        live=capacity.live,
+        prefilling=capacity.prefilling,
+        chunk=max(capacity.chunk_alone, capacity.chunk_shared),
+    )
 
 
 def capacity_of(options: EngineOptions) -> Capacity:
@@ -204,7 +228,7 @@ def _vocab(model: LoadedModel) -> int:
     return int(logits.shape[-1])
 
 
-def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: BlockCache) -> ModelCard:
+def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: Cache) -> ModelCard:
     names = dict.fromkeys(n for n in (model.name, resolved.model.model) if n)
     return ModelCard(
         id=model.name,
@@ -219,7 +243,7 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: BlockCach
 
 
 def _plan_lines(
-    resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: BlockCache
+    resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: Cache
 ) -> Iterator[str]:
     """Say what was decided: one line each."""
     capacity = capacity_of(resolved.engine)
@@ -238,9 +262,12 @@ def _plan_lines(
 
 
 def _kv_size(plan: KvPlan, capacity: Capacity) -> str:
-    if not isinstance(plan.store, BucketStore):
+    if not isinstance(plan.store, Runner):
         return f"budget {capacity.tokens} tokens"
-    planes = [spec for leaf in plan.store.shapes for spec in leaf]
-    token = sum(heads * width * dtype.size for heads, width, dtype in planes)
-    size = token * capacity.tokens / 1e9
-    return f"{token} bytes a token, budget {capacity.tokens} tokens ({size:.2f} GB)"
+    pool = plan.store.pool
+    sizes = [pool.token_bytes(group) for group in pool.groups]
+    whole = sum(
+        size * (group.blocks.count + 1) * pool.size
+        for size, group in zip(sizes, pool.groups, strict=True)
+    )
+    return f"{sum(sizes)} bytes a token, budget {capacity.tokens} tokens ({whole / 1e9:.2f} GB)"

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from attrs import define, evolve, field, frozen
 
-from mlxserve.engine.inbox import Cancel, Inbox, Submit
+from mlxserve.inbox import Cancel, Inbox, Submit
 from mlxserve.engine.refusals import NOT_READY, SHUTTING_DOWN, duplicate, queue_full
 from mlxserve_hookspecs import (
     EngineStatus,

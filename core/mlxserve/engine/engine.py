@@ -5,15 +5,16 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Any
 
+import mlx.core as mx
 import structlog
 from attrs import define, evolve, field
 from pluggy import PluginManager
 
-from mlxserve.engine.agreement import ALONE, Agreement
-from mlxserve.engine.decoder import Decoder, Launched, Read
-from mlxserve.engine.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
+from mlxserve.ranks.agreement import ALONE, Agreement
+from mlxserve.batch.decoder import Decoder, Launched, Read
+from mlxserve.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
 from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
-from mlxserve.engine.prefill import Prefiller
+from mlxserve.batch.prefill import Prefiller
 from mlxserve.engine.problems import (
     as_request_error,
     overdue,
@@ -22,8 +23,8 @@ from mlxserve.engine.problems import (
     unconstrained,
 )
 from mlxserve.engine.scheduler import Scheduler
-from mlxserve.engine.sequence import Sequence, sequences_of
-from mlxserve.engine.speculation import Speculator, Verifying, constrain
+from mlxserve.batch.sequence import Sequence, sequences_of
+from mlxserve.batch.speculation import Speculator, Verifying, constrain
 from mlxserve.hooks import ask, tell
 from mlxserve_hookspecs import (
     Draft,
@@ -128,9 +129,11 @@ class Engine:
             max_tokens=limit,
         )
         self.scheduler.enqueue(made[0])
-        needed = self.scheduler.store.cost(len(request.prompt) + 1)
+        needed = len(request.prompt) + 1
         if needed > self.scheduler.capacity.tokens:
-            self.fail(made[0], too_long(needed, self.scheduler.capacity.tokens))
+            for sequence in made:
+                sequence.siblings = []
+                self.fail(sequence, too_long(needed, self.scheduler.capacity.tokens))
             return
         if request.constraint is not None:
             for sequence in made:
@@ -198,8 +201,7 @@ class Engine:
                 self.agreement.survive(error)
                 self.prefiller.reset()
                 self._count("failed_steps", 1)
-                for sequence, _ in together:
-                    self.fail(sequence, as_request_error(error))
+                self._lose([sequence for sequence, _ in together], error)
                 continue
             for sequence, _ in together:
                 self._after_chunk(sequence)
@@ -298,11 +300,17 @@ class Engine:
     # -- endings -----------------------------------------------------------------------------
 
     def fail(
-        self, sequence: Sequence, error: RequestError, reason: Any = "error", now: float = 0.0
+        self,
+        sequence: Sequence,
+        error: RequestError,
+        reason: Any = "error",
+        now: float = 0.0,
+        *,
+        keep: bool = True,
     ) -> None:
         """End one sequence with an error; siblings that have not forked yet go on."""
         self.scheduler.orphan(sequence)
-        self._end(sequence, Ending(reason), now or time.monotonic(), error=error)
+        self._end(sequence, Ending(reason), now or time.monotonic(), error=error, keep=keep)
 
     def _end(
         self,
@@ -311,10 +319,12 @@ class Engine:
         now: float,
         event: GenerationEvent | None = None,
         error: RequestError | None = None,
+        *,
+        keep: bool = True,
     ) -> None:
         if not sequence.alive:
             return
-        self.scheduler.finish(sequence)
+        self.scheduler.finish(sequence, keep=keep)
         self.speculator.forget((sequence.uid,))
         done = finish(sequence, ending, now, error)
         base = event or GenerationEvent(request_id=sequence.request.id, choice=sequence.choice)
@@ -334,8 +344,25 @@ class Engine:
         self._inflight = None
         self.decoder.reset()
         self._count("failed_steps", 1)
-        for sequence in [*self.scheduler.decoding, *self.scheduler.draining]:
-            self.fail(sequence, as_request_error(error))
+        self._lose([*self.scheduler.decoding, *self.scheduler.draining], error)
+
+    def _lose(self, sequences: Items[Sequence], error: Exception) -> None:
+        """Fail rows whose pass failed, and keep nothing of them; rebuild what is not sound.
+
+        An evaluation that fails, out of memory say, leaves planes behind that raise again: then
+        every row starts anew, and nothing in memory can be found any more.
+        """
+        for sequence in sequences:
+            self.fail(sequence, as_request_error(error), keep=False)
+        try:
+            mx.eval(self.scheduler.store.pending([]))
+        except Exception:
+            log.exception("planes are made anew")
+            for sequence in self.scheduler.running:
+                self.scheduler.preempt(sequence, keep=False)
+            for sequence in self.scheduler.waiting:
+                self.scheduler.cache.forget(sequence)
+            self.scheduler.cache.discard()
 
     def abandon(self, error: RequestError) -> None:
         """Fail everything: the loop cannot go on."""

@@ -7,9 +7,10 @@ from typing import Any
 import mlx.core as mx
 from attrs import define, field, frozen
 
-from mlxserve.kv.bucket import Row
-from mlxserve.kv.plan import plan_kv
-from mlxserve.kv.store import BucketStore, Chunk
+from mlxserve.pool.table import Row
+from mlxserve.batch.plan import PoolLimits, plan_kv
+from mlxserve.batch.runner import Runner
+from mlxserve.batch.store import Chunk
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import ModelOptions
 from mlxserve.resolved import Resolved
@@ -45,8 +46,10 @@ def hosted(model: LoadedModel, *, compiled: bool) -> "Hosted":
     Raises:
         ModelError: Its layers cannot take tokens back, as wrong guesses demand.
     """
-    store = plan_kv(model.model, lambda _keys, _values: None, compiled=compiled).store
-    if not isinstance(store, BucketStore) or store.layout.recurrent:
+    limits = PoolLimits(blocks=1 << 20, block_size=16, live=1 << 12, prefilling=1, chunk=1 << 12)
+    plan = plan_kv(model.model, lambda _keys, _values: None, limits, compiled=compiled)
+    store = plan.store
+    if not isinstance(store, Runner) or store.pool.recurrent:
         raise ModelError(f"{model.name} cannot draft: its layers cannot take tokens back")
     logits = model.model(mx.array([[0]]), cache=None)
     return Hosted(store, model.text, logits.shape[-1])
@@ -71,7 +74,7 @@ class Held:
 class Hosted:
     """Implements ``HostedModel``. Its memory comes on top of the served model's budget."""
 
-    store: BucketStore
+    store: Runner
     text: TextCodec
     vocab_size: int
     _held: dict[int, Held] = field(factory=dict)
@@ -117,7 +120,8 @@ class Hosted:
             self.forget((request.uid,))
         base = max(len(request.tokens) - context, 0)
         mine = list(request.tokens[base:])
-        row = self.store.open(len(mine) + request.room + 1)
+        row = self.store.open()
+        self.store.room(row, len(mine) + request.room + 1)
         if len(mine) > 1:
             self.store.prefill([Chunk(row, mine[:-1])])
         self.store.join(row)

@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from mlxserve.engine.sequence import Sequence
+from mlxserve.batch.sequence import Sequence
 from mlxserve_hookspecs import Finish, FinishReason, GenerationEvent, RequestError, TokenLogprob
 
 

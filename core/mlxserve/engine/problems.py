@@ -3,7 +3,7 @@
 from attrs import evolve
 
 from mlxserve.engine.refusals import SHUTTING_DOWN
-from mlxserve.engine.sequence import Sequence
+from mlxserve.batch.sequence import Sequence
 from mlxserve_hookspecs import RequestError
 
 OUT_OF_MEMORY = ("out of memory", "[malloc", "unable to allocate", "insufficient memory")

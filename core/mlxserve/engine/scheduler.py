@@ -5,10 +5,13 @@ from collections.abc import Sequence as Items
 
 from attrs import define, field, frozen
 
-from mlxserve.engine.cache import BlockCache
-from mlxserve.engine.sequence import Phase, Sequence
-from mlxserve.kv.store import Chunk, RowStore
+from mlxserve.cache.build import Cache
+from mlxserve.batch.sequence import Phase, Sequence
+from mlxserve.batch.store import Chunk, RowStore
 from mlxserve_hookspecs import Load, SchedulingPolicy
+
+AHEAD = 1024
+"""Tokens of a reply for which a row looks for a place in one piece."""
 
 PREFETCHED = 4
 """Sequences whose cached blocks are loaded while they still queue."""
@@ -49,7 +52,7 @@ class Scheduler:
     store: RowStore
     policy: SchedulingPolicy
     capacity: Capacity
-    cache: BlockCache
+    cache: Cache
     waiting: list[Sequence] = field(factory=list)
     prefilling: list[Sequence] = field(factory=list)
     ready: list[Sequence] = field(factory=list)
@@ -78,12 +81,16 @@ class Scheduler:
         sequence.phase = Phase.WAITING
         self.waiting.append(sequence)
 
-    def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free its row."""
+    def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Take a sequence out, wherever it is, and free its row.
+
+        Without ``keep`` nothing that it computed is kept for others: it cannot be trusted.
+        """
         for place in (self.waiting, self.prefilling, self.ready, self.decoding, self.draining):
             if sequence in place:
                 place.remove(sequence)
-        self._release(sequence)
+        self.cache.forget(sequence)
+        self._release(sequence, keep=keep)
         sequence.phase = Phase.FINISHED
 
     def orphan(self, sequence: Sequence) -> None:
@@ -107,11 +114,9 @@ class Scheduler:
                 continue
             if not self.cache.prepare(sequence, self.prefilling):
                 continue
-            if not self._fits(self.store.cost(len(sequence.tokens) + 1)):
+            if not self._give_row(sequence):
                 break
             self.waiting.remove(sequence)
-            sequence.row = self.store.open(len(sequence.tokens) + 1)
-            self.cache.fill(sequence)
             sequence.phase = Phase.PREFILLING
             sequence.admitted_at = sequence.admitted_at or now
             self.prefilling.append(sequence)
@@ -144,8 +149,9 @@ class Scheduler:
         forked = []
         assert lead.row is not None
         for sibling in lead.siblings:
-            if len(self.running) < self.capacity.live and self._fits(lead.row.capacity):
-                sibling.row = self.store.fork(lead.row)
+            row = self.store.fork(lead.row) if len(self.running) < self.capacity.live else None
+            if row is not None:
+                sibling.row = row
                 sibling.cached, sibling.admitted_at = dict(lead.cached), lead.admitted_at
                 sibling.prompt_logprobs = lead.prompt_logprobs
                 sibling.chain, sibling.kept = list(lead.chain), lead.kept
@@ -179,7 +185,7 @@ class Scheduler:
         """
         stuck = []
         for sequence in list(self.decoding):
-            while sequence.phase is Phase.DECODING and not self._grow(sequence, width):
+            while sequence.phase is Phase.DECODING and not self._has_room(sequence, width):
                 if not self._preempt_for(sequence, now):
                     stuck.append(sequence)
                     break
@@ -187,21 +193,22 @@ class Scheduler:
 
     def try_room(self, width: int) -> bool:
         """Make room for ``width`` tokens in every decoding row, if nobody has to give way."""
-        return all(self._grow(sequence, width) for sequence in self.decoding)
+        return all(self._has_room(sequence, width) for sequence in self.decoding)
 
-    def preempt(self, sequence: Sequence) -> None:
+    def preempt(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Take back a sequence's row; it goes on later from where it was."""
         for place in (self.prefilling, self.ready, self.decoding):
             if sequence in place:
                 place.remove(sequence)
-        self._release(sequence)
+        self._release(sequence, keep=keep)
         sequence.preempted += 1
+        sequence.kept = 0
         self.preemptions += 1
         self.enqueue(sequence)
 
     def blocks_used(self) -> int:
-        """Return how many blocks the rows' memory amounts to."""
-        return -(-self.store.tokens_held() // self.capacity.block_size)
+        """Return how many blocks sequences use; one that several share counts once."""
+        return self.store.used()
 
     # -- the parts -------------------------------------------------------------------------
 
@@ -222,18 +229,20 @@ class Scheduler:
             and before_decoding < places + self.capacity.prefilling
         )
 
-    def _fits(self, tokens: int) -> bool:
-        """Make room for a row of ``tokens``, as far as free slots and cached blocks allow."""
-        if self.store.tokens_held() + tokens > self.capacity.tokens:
-            self.store.squeeze()
-        over = self.store.tokens_held() + tokens - self.capacity.tokens
-        if over > 0:
+    def _give_row(self, sequence: Sequence) -> bool:
+        """Open a row with what is cached and room for the rest; return whether there is any."""
+        tokens = len(sequence.tokens)
+        held = sequence.restore.pinned if sequence.restore is not None else 0
+        missing = -(-(tokens + 1) // self.capacity.block_size) - held
+        if missing + self.store.used() > self.capacity.blocks:
             return False
-        size = self.capacity.block_size
-        excess = self.cache.held + -(-over // size)
-        if excess > 0:
-            self.cache.give_back(excess)
-        return True
+        sequence.row = self.store.open()
+        self.cache.fill(sequence)
+        if self.store.room(sequence.row, tokens + 1, min(sequence.max_tokens, AHEAD)):
+            return True
+        self.store.close(sequence.row)
+        sequence.row = None
+        return False
 
     def _load(self) -> Load:
         return Load(
@@ -253,23 +262,14 @@ class Scheduler:
             if self.store.exclusive_prefill or (len(chosen) + 1) * width > left:
                 break
             mine = other.remaining_prefill
-            # At most half of a padded row is padding, and the padding has room.
-            if other.row and width // 2 <= mine <= width <= other.row.capacity - other.held:
+            if width // 2 <= mine <= width:  # at most half of a padded row is padding
                 chosen.append(other)
         return [(s, _chunk(s, width)) for s in chosen]
 
-    def _grow(self, sequence: Sequence, width: int) -> bool:
+    def _has_room(self, sequence: Sequence, width: int) -> bool:
         row = sequence.row
         assert row is not None
-        need = row.length + width
-        if need <= row.capacity:
-            return True
-        more = self.store.cost(need)
-        # The old place is given up only after the move, and a bucket of one widens in place.
-        if not self._fits(more if row.bucket.rows > 1 else more - row.capacity):
-            return False
-        self.store.room(row, need)
-        return True
+        return self.store.room(row, row.length + width)
 
     def _preempt_for(self, sequence: Sequence, now: float) -> bool:
         others = [s for s in self.running if s is not sequence]
@@ -281,11 +281,12 @@ class Scheduler:
         self.preempt(by_id.get(victim.id, sequence))
         return True
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence, *, keep: bool = True) -> None:
         if sequence.row is not None:
-            self.cache.keep(sequence)
-            self.cache.keep_state(sequence)
-            self.store.close(sequence.row)
+            if keep:
+                self.cache.keep(sequence)
+                self.cache.keep_state(sequence)
+            self.store.close(sequence.row, keep=keep)
             sequence.row = None
 
 

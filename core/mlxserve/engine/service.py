@@ -10,7 +10,7 @@ import structlog
 from attrs import define, evolve, field
 
 from mlxserve.engine.client import Client
-from mlxserve.engine.inbox import ClearCache, Drain, Inbox
+from mlxserve.inbox import ClearCache, Drain, Inbox
 from mlxserve.engine.refusals import SHUTTING_DOWN, STOPPED
 from mlxserve.hooks import tell
 from mlxserve.ranks.inboxes import LeaderInbox

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from pluggy import PluginManager
 
 from mlxserve.hooks import ask
-from mlxserve.kv.model import CausalModel
+from mlxserve.model.causal import CausalModel
 from mlxserve.model.marks import unmarked
 from mlxserve.model.wired import wire
 from mlxserve.options import ModelOptions

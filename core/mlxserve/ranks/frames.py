@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mlxserve.engine.inbox import Cancel, ClearCache, Drain, Message, Submit, Turn
+from mlxserve.inbox import Cancel, ClearCache, Drain, Message, Submit, Turn
 
 PREFIX: Final = struct.Struct("!I")
 LARGEST: Final = 1 << 28

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from mlxserve.engine.inbox import Inbox, Turn
+from mlxserve.inbox import Inbox, Turn
 from mlxserve.ranks.frames import decode, encode
 from mlxserve.ranks.link import Link
 

@@ -85,6 +85,11 @@ class Backlog:
         return len(self._blocks)
 
     @property
+    def room(self) -> int:
+        """How many more may wait."""
+        return max(self._limit - len(self._blocks), 0)
+
+    @property
     def closed(self) -> bool:
         """Whether the writer is to end."""
         return self._closed

@@ -19,6 +19,7 @@ import msgspec
 from attrs import field, frozen
 
 from mlxserve_hookspecs import Block, BlockKey, CacheLayout
+from mlxserve_hookspecs.caching import ITEM_BYTES
 
 FORMAT: Final = "mlxserve-kv-run-1"
 SUFFIX: Final = ".safetensors"
@@ -29,13 +30,6 @@ HEADER_LIMIT: Final = 100_000_000
 STATE_MARK: Final = b"/state"
 """Ends the hash of a state checkpoint, which is kept like a block; its chain mirrors the KV's."""
 
-ITEM_BYTES: Final = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
-}
-
 
 class TornFileError(Exception):
     """A file is not, or no longer, what was written."""
@@ -43,15 +37,24 @@ class TornFileError(Exception):
 
 @frozen
 class Shape:
-    """An array's dtype, as safetensors names it, and its dimensions."""
+    """An array's dtype, as safetensors names it, and its dimensions.
+
+    An ``optional`` one may be missing: its tensor then has no elements.
+    """
 
     dtype: str
     dimensions: tuple[int, ...]
+    optional: bool = field(default=False, eq=False)
 
     @property
     def nbytes(self) -> int:
         """Its size; 0 for a dtype that nobody knows."""
         return ITEM_BYTES.get(self.dtype, 0) * prod(self.dimensions)
+
+    @property
+    def missing(self) -> "Shape":
+        """What it is where it is missing."""
+        return Shape(self.dtype, (0,))
 
 
 @frozen
@@ -65,9 +68,7 @@ class Shapes:
     @classmethod
     def of(cls, layout: CacheLayout) -> "Shapes | None":
         """Return the shapes of ``layout``; ``None`` if one of its dtypes is unknown."""
-        block = tuple(
-            Shape(g.dtype, (g.planes, g.heads, layout.block_size, g.width)) for g in layout.groups
-        )
+        block = tuple(Shape(a.dtype, a.shape, a.optional) for a in layout.arrays)
         state = tuple(Shape(dtype, tuple(dimensions)) for dimensions, dtype in layout.state)
         known = all(shape.dtype in ITEM_BYTES for shape in (*block, *state))
         return cls(layout.block_size, block, state) if known else None
@@ -115,8 +116,12 @@ class StoredBlock:
 
     def fits(self, shapes: Shapes) -> bool:
         """Return whether it is what a layout has."""
-        whole = len(self.key.tokens) == shapes.block_size
-        return whole and self.shapes == shapes.of_key(self.key)
+        mine, layout = self.shapes, shapes.of_key(self.key)
+        whole = len(self.key.tokens) == shapes.block_size and len(mine) == len(layout)
+        return whole and all(
+            one == other or (other.optional and one == other.missing)
+            for one, other in zip(mine, layout, strict=True)
+        )
 
 
 def state_key(key: BlockKey) -> BlockKey:
@@ -146,8 +151,13 @@ def encode(shapes: Shapes, blocks: Sequence[Block]) -> list[memoryview]:
     offset = 0
     for number, block in enumerate(blocks):
         arrays = [memoryview(array).cast("B") for array in block.arrays]
-        mine, key = shapes.of_key(block.key), block.key
-        if [array.nbytes for array in arrays] != [shape.nbytes for shape in mine]:
+        key = block.key
+        mine = [
+            shape if array.nbytes or not shape.optional else shape.missing
+            for shape, array in zip(shapes.of_key(key), arrays, strict=False)
+        ]
+        fits = len(arrays) == len(shapes.of_key(key))
+        if not fits or [array.nbytes for array in arrays] != [shape.nbytes for shape in mine]:
             raise ValueError(f"block {key.hash.hex()} does not fit the layout")
         for index, shape in enumerate(mine):
             end = offset + shape.nbytes

@@ -63,6 +63,11 @@ class Shelf:
         """How many blocks are here, those on their way included."""
         return self._index.blocks + self._backlog.blocks
 
+    @property
+    def room(self) -> int:
+        """How many blocks may be put now."""
+        return 0 if self.closed else self._backlog.room
+
     def has(self, key: BlockKey) -> bool:
         """Return whether a block is here; its tokens are compared."""
         # In this order: the writer enters a block in the index before it leaves the backlog.

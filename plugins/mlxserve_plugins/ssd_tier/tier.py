@@ -70,7 +70,10 @@ class DiskTier:
     shelf: Shelf
     wants_fresh: bool = False
     name: str = "ssd"
-    medium: Literal["device", "host"] = "host"
+
+    def room(self) -> int:
+        """Return how many blocks the queue of the writer takes."""
+        return self.shelf.room
 
     def lookup(self, keys: Sequence[BlockKey]) -> int:
         """Return how many of ``keys``, from the first on, are here; tokens are compared."""
@@ -80,15 +83,9 @@ class DiskTier:
         """Load blocks; the future yields the longest intact run."""
         return self.shelf.load(keys)
 
-    def store(self, blocks: Sequence[Block]) -> Sequence[Block]:
-        """Queue blocks to be written; return nothing: what gives way on disk is deleted."""
+    def store(self, blocks: Sequence[Block]) -> None:
+        """Queue blocks to be written; what gives way on disk is deleted."""
         self.shelf.put(blocks)
-        return ()
-
-    def shrink(self, blocks: int) -> Sequence[Block]:
-        """Return nothing: a disk has no memory to give back, and its own cap and floor."""
-        del blocks
-        return ()
 
     def held(self) -> int:
         """Return how many blocks are here, those on their way included."""
@@ -138,7 +135,8 @@ class DiskStates:
 
     def store(self, key: BlockKey, state: State) -> Sequence[tuple[BlockKey, State]]:
         """Queue a checkpoint to be written; return nothing, as the tier does."""
-        self.shelf.put([Block(key=state_key(key), arrays=state)])
+        arrays = tuple(part for part in state if isinstance(part, bytes))
+        self.shelf.put([Block(key=state_key(key), arrays=arrays)])
         return ()
 
     def shrink(self, states: int) -> Sequence[tuple[BlockKey, State]]:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 from attrs import define
 
-from mlxserve.engine.inbox import Cancel, Turn
+from mlxserve.inbox import Cancel, Turn
 from mlxserve.ranks.frames import LinkBrokenError, encode
 from mlxserve.ranks.inboxes import FollowerInbox
 from mlxserve.ranks.link import BEAT, Link, Links, follow, lead

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlxserve_hookspecs import Block, BlockKey, CacheLayout, GroupSpec
+from mlxserve_hookspecs import Block, BlockArray, BlockKey, CacheLayout
 from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions
 from mlxserve_plugins.ssd_tier.tier import DiskTier
 
 BLOCK_SIZE = 4
 GROUPS = (
-    GroupSpec(planes=2, heads=2, width=8, dtype="BF16"),
-    GroupSpec(planes=1, heads=2, width=2, dtype="U32"),
+    BlockArray(shape=(2, 2, BLOCK_SIZE, 8), dtype="BF16"),
+    BlockArray(shape=(1, 2, BLOCK_SIZE, 2), dtype="U32"),
 )
 SIZES = (2 * 2 * BLOCK_SIZE * 8 * 2, 2 * BLOCK_SIZE * 2 * 4)
 
 
 def layout(namespace: bytes = b"n" * 16, **more: Any) -> CacheLayout:
-    return CacheLayout(namespace=namespace, block_size=BLOCK_SIZE, groups=GROUPS, **more)
+    return CacheLayout(namespace=namespace, block_size=BLOCK_SIZE, arrays=GROUPS, **more)
 
 
 def key(parent: bytes, tokens: Sequence[int]) -> BlockKey:

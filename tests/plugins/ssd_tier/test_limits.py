@@ -94,7 +94,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Callable[[bytes], None]]:
         "from mlxserve_plugins.ssd_tier.place import claim\n"
         "from mlxserve_hookspecs import CacheLayout\n"
         "from pathlib import Path\n"
-        "layout = CacheLayout(namespace=sys.argv[2].encode(), block_size=4, groups=())\n"
+        "layout = CacheLayout(namespace=sys.argv[2].encode(), block_size=4, arrays=())\n"
         "print(claim(layout, Path(sys.argv[1])), flush=True)\n"
         "sys.stdin.read()"
     )

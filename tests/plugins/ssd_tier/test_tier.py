@@ -166,9 +166,9 @@ def test_without_background_writes_store_returns_when_it_is_on_disk(
 
 
 def test_an_unknown_dtype_is_not_kept(tmp_path: Path) -> None:
-    groups = (evolve(layout().groups[0], dtype="F4"),)
+    groups = (evolve(layout().arrays[0], dtype="F4"),)
     plugin = SsdTier(SsdTierOptions(cache_dir=tmp_path))
-    assert plugin.make_cache_tier(evolve(layout(), groups=groups)) is None
+    assert plugin.make_cache_tier(evolve(layout(), arrays=groups)) is None
 
 
 @pytest.mark.parametrize(("policy", "wants"), [("evict_only", False), ("write_through", True)])

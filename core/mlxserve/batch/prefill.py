@@ -5,8 +5,8 @@ from collections.abc import Sequence as Items
 import mlx.core as mx
 from attrs import define
 
-from mlxserve.engine.sequence import Sequence
-from mlxserve.kv.store import Chunk, RowStore
+from mlxserve.batch.sequence import Sequence
+from mlxserve.batch.store import Chunk, RowStore
 from mlxserve.sampling.logprobs import pending_logprobs
 
 

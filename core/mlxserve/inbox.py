@@ -66,6 +66,7 @@ class Inbox:
     _messages: deque[Message] = field(factory=deque)
     _ready: threading.Condition = field(factory=threading.Condition)
     _closed: bool = False
+    _woken: bool = False
     _taken_at: float | None = None
 
     @property
@@ -78,6 +79,12 @@ class Inbox:
         """Add a message and wake the engine."""
         with self._ready:
             self._messages.append(message)
+            self._ready.notify()
+
+    def wake(self) -> None:
+        """Wake the engine: something that it waits for has come; any thread."""
+        with self._ready:
+            self._woken = True
             self._ready.notify()
 
     def close(self) -> None:
@@ -97,9 +104,10 @@ class Inbox:
     def take(self, wait: float) -> Turn:
         """Return all messages, waiting up to ``wait`` seconds for the first."""
         with self._ready:
-            if wait > 0 and not self._messages and not self._closed:
+            if wait > 0 and not (self._messages or self._closed or self._woken):
                 self._taken_at = None
                 self._ready.wait(wait)
+            self._woken = False
             messages = tuple(self._messages)
             self._messages.clear()
         self._taken_at = time.monotonic()

@@ -8,11 +8,11 @@ import mlx.core as mx
 import structlog
 from attrs import define, frozen
 
-from mlxserve.engine.agreement import ALONE, Agreement
-from mlxserve.engine.decoder import EMPTY, Read
-from mlxserve.engine.sequence import Sequence
-from mlxserve.kv.bucket import Row
-from mlxserve.kv.store import RowStore
+from mlxserve.ranks.agreement import ALONE, Agreement
+from mlxserve.batch.decoder import EMPTY, Read
+from mlxserve.batch.sequence import Sequence
+from mlxserve.pool.table import Row
+from mlxserve.batch.store import RowStore
 from mlxserve.sampling.batch import SampledRow, SamplerBatch
 from mlxserve.sampling.draw import draw, row_keys, uniforms
 from mlxserve.sampling.logprobs import PendingLogprobs, pending_logprobs

@@ -7,50 +7,52 @@ from typing import Any
 import mlx.core as mx
 from attrs import define, field
 
-from mlxserve.kv.bucket import Bucket, Row
-from mlxserve.kv.model import CausalModel
-from mlxserve.kv.store import Chunk
-
-UNBOUNDED = 1 << 62
-STEP = 256
+from mlxserve.batch.store import Chunk
+from mlxserve.pool.table import Row
 
 
 @define(eq=False)
 class SoloStore:
-    """Rows of models whose caches have no row layout: slower, never refused.
+    """Rows of models whose caches have no place in a pool: slower, never refused.
 
     Attributes:
         model: The model.
         make_caches: Makes one sequence's caches (``mlx_lm.models.cache.make_prompt_cache``).
     """
 
-    model: CausalModel
+    model: Any
     make_caches: Callable[[], list[Any]]
     exclusive_prefill: bool = True
-    _caches: dict[Row, list[Any]] = field(factory=dict)
+    drafts_fit: bool = False
+    _caches: dict[int, list[Any]] = field(factory=dict)
     _joined: list[Row] = field(factory=list)
+    _rows: dict[int, Row] = field(factory=dict)
 
-    def open(self, tokens: int) -> Row:
+    def open(self) -> Row:
         """Return a row with caches of its own; they grow by themselves."""
-        del tokens
         return self._row(self.make_caches(), 0)
 
-    def room(self, row: Row, tokens: int) -> None:
-        """Do nothing: mlx-lm's caches grow."""
+    def room(self, row: Row, tokens: int, ahead: int = 0) -> bool:
+        """Return true: mlx-lm's caches grow."""
+        del row, tokens, ahead
+        return True
 
     def join(self, row: Row) -> None:
         """Decode the row from now on."""
+        row.slot = len(self._joined)
         self._joined.append(row)
 
-    def fork(self, row: Row) -> Row:
+    def fork(self, row: Row) -> Row | None:
         """Copy the row's caches."""
-        return self._row(copy.deepcopy(self._caches[row]), row.length)
+        return self._row(copy.deepcopy(self._caches[id(row)]), row.length)
 
-    def close(self, row: Row) -> None:
+    def close(self, row: Row, *, keep: bool = True) -> None:
         """Drop the row's caches."""
-        del self._caches[row]
+        del keep
+        del self._caches[id(row)], self._rows[id(row)]
         if row in self._joined:
             self._joined.remove(row)
+        row.slot = None
 
     def order(self) -> list[Row | None]:
         """Return the joined rows in order of joining."""
@@ -60,20 +62,18 @@ class SoloStore:
         """Run one chunk."""
         (chunk,) = chunks
         chunk.row.length += len(chunk.tokens)
-        return self.model(mx.array([chunk.tokens], mx.int32), cache=self._caches[chunk.row])
+        tokens = mx.array([chunk.tokens], mx.int32)
+        logits: mx.array = self.model(tokens, cache=self._caches[id(chunk.row)])
+        return logits
 
     def decode(self, tokens: mx.array) -> mx.array:
         """Run row after row."""
         logits = []
         for at, row in enumerate(self._joined):
-            logits.append(self.model(tokens[None, at : at + 1], cache=self._caches[row])[:, -1])
+            mine = tokens[None, at : at + 1]
+            logits.append(self.model(mine, cache=self._caches[id(row)])[:, -1])
             row.length += 1
         return mx.concatenate(logits)
-
-    @property
-    def drafts_fit(self) -> bool:
-        """Whether tokens can be taken back: not promised by every cache."""
-        return False
 
     def verify(self, tokens: mx.array) -> mx.array:
         """Refuse: ``drafts_fit`` says so."""
@@ -85,22 +85,18 @@ class SoloStore:
 
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return the arrays of the rows' caches."""
-        return [a for row in rows for cache in self._caches[row] for a in _arrays(cache.state)]
+        return [a for row in rows for cache in self._caches[id(row)] for a in _arrays(cache.state)]
 
-    def tokens_held(self) -> int:
-        """Count tokens in steps of mlx-lm's own growth."""
-        return sum(self.cost(row.length) for row in self._caches)
+    def used(self) -> int:
+        """Count nothing: no blocks are there."""
+        return 0
 
-    def squeeze(self) -> None:
-        """Do nothing: no memory is held in reserve."""
-
-    def cost(self, tokens: int) -> int:
-        """Return ``tokens`` rounded up to mlx-lm's step."""
-        return -(-tokens // STEP) * STEP
+    def renew(self) -> None:
+        """Do nothing: rows that failed are closed, and nothing is shared."""
 
     def _row(self, caches: list[Any], length: int) -> Row:
-        row = Row(Bucket(UNBOUNDED, (), []), 0, length)
-        self._caches[row] = caches
+        row = Row((), length)
+        self._caches[id(row)], self._rows[id(row)] = caches, row
         return row
 
 

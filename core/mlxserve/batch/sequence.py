@@ -6,7 +6,8 @@ from enum import Enum, auto
 
 from attrs import define, field, frozen
 
-from mlxserve.kv.bucket import Row
+from mlxserve.pool.blocks import SCRATCH
+from mlxserve.pool.table import Row
 from mlxserve.sampling.batch import SampledRow, base_key
 from mlxserve.text.detokenizer import Detokenizer
 from mlxserve.text.stops import StopMatcher
@@ -28,31 +29,44 @@ class Part:
     """Blocks that one tier loads."""
 
     tier: str
+    first: int
     count: int
     blocks: "Future[Items[Block]]"
 
 
-@frozen
+@define(eq=False)
 class Restore:
-    """Blocks that tiers hold for a sequence, being loaded.
+    """What is held of a sequence's prefix: pinned in memory, or being loaded.
 
     Attributes:
-        parts: Blocks to come, in order, without gaps.
-        state: The recurrent state after the last of them, for a model that has any.
         blocks: How many.
+        numbers: Per group the blocks in memory, by place; ``SCRATCH`` is to be loaded or, in a
+            group with a window, not needed.
+        first: Per group the first block that is needed.
+        parts: Blocks to come.
+        state: The recurrent state after the last of them, for a model that has any.
         holder: Who had the state.
+        seen: The cache's generation when this was looked up.
     """
 
-    parts: tuple[Part, ...]
-    state: "Future[tuple[Array | bytes, ...] | None] | None"
     blocks: int
+    numbers: list[list[int]]
+    first: list[int]
+    parts: tuple[Part, ...] = ()
+    state: "Future[tuple[Array | bytes, ...] | None] | None" = None
     holder: str = ""
+    seen: int = 0
 
     @property
     def done(self) -> bool:
         """Whether everything is loaded."""
         state_done = self.state is None or self.state.done()
         return state_done and all(part.blocks.done() for part in self.parts)
+
+    @property
+    def pinned(self) -> int:
+        """Blocks of the first group that are in memory."""
+        return sum(n != SCRATCH for n in self.numbers[0]) if self.numbers else 0
 
 
 @frozen
@@ -96,6 +110,7 @@ class Sequence:
         chain: Keys of the full blocks of its tokens.
         kept: Blocks that the cache tiers were offered.
         restore: Cached blocks on their way to it.
+        behind: Whose prefill of a shared prefix it waits for.
         checkpoint: The last recurrent state at the end of a block.
     """
 
@@ -120,6 +135,7 @@ class Sequence:
     chain: list[BlockKey] = field(factory=list)
     kept: int = 0
     restore: Restore | None = None
+    behind: "Sequence | None" = None
     checkpoint: Checkpoint | None = None
     accepted_drafts: int = 0
     rejected_drafts: int = 0

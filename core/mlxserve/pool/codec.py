@@ -6,28 +6,28 @@ from typing import Literal
 import mlx.core as mx
 from attrs import frozen
 
-from mlxserve_hookspecs import KvSide, PlaneSpec
+from mlxserve_hookspecs import KvSide, PlaneSpec, WordFormat
 
 
 @frozen
 class PlainCodec:
     """One plane, nothing changed; stands where no plugin answers ``make_kv_codec``."""
 
-    @property
-    def name(self) -> str:
-        """Names the format."""
-        return "plain"
+    name: str = "plain"
+    words: WordFormat | None = WordFormat()
 
     def planes(self, side: KvSide) -> tuple[PlaneSpec, ...]:
         """Return one plane of the side's own width and dtype."""
         return (PlaneSpec(side.width, side.dtype),)
 
-    def encode(self, x: mx.array) -> tuple[mx.array, ...]:
+    def encode(self, x: mx.array, side: Literal["keys", "values"]) -> tuple[mx.array, ...]:
         """Return ``x``."""
+        del side
         return (x,)
 
-    def decode(self, planes: Sequence[mx.array]) -> mx.array:
+    def decode(self, planes: Sequence[mx.array], side: Literal["keys", "values"]) -> mx.array:
         """Return the only plane."""
+        del side
         return planes[0]
 
     def attend(

@@ -1,8 +1,8 @@
 """The attention seam: the one function of mlx-lm's model modules that is replaced.
 
 A model calls its module's ``scaled_dot_product_attention`` with what the layer's cache returned
-from ``update_and_fetch``. Where that is a ``Held`` (rows of several buckets, in the codec's
-planes), the pass that made it attends; anything else goes to mlx-lm's own function.
+from ``update_and_fetch``. Where that is a ``Held``, the pass that made it attends; anything else
+goes to mlx-lm's own function.
 """
 
 import sys
@@ -12,27 +12,37 @@ from typing import Any, Protocol
 import mlx.core as mx
 from attrs import frozen
 
-from mlxserve.kv.model import CausalModel
+from mlxserve.model.causal import CausalModel
 
 NAME = "scaled_dot_product_attention"
 MODELS = "mlx_lm.models."
 
 
+@frozen
+class Seen:
+    """A mask that says it all: causal, and within ``window`` tokens if there is one."""
+
+    window: int | None = None
+
+
 class Attends(Protocol):
-    """Whoever made the planes and knows how to read them."""
+    """Whoever holds a layer's keys and values and knows how to read them."""
 
     def attend(
-        self, queries: mx.array, keys: "Held", values: "Held", scale: float, sinks: mx.array | None
+        self, queries: mx.array, scale: float, window: int | None, sinks: mx.array | None
     ) -> mx.array:
         """Return attention's output ``[rows, heads, tokens, width]``."""
 
 
 @frozen
 class Held:
-    """One side of one layer's KV in place of an array: planes per span of the pass."""
+    """One layer's keys or values in place of an array."""
 
     owner: Attends
-    planes: tuple[tuple[mx.array, ...], ...]
+
+
+class MaskError(TypeError):
+    """A model made a mask of its own: only it knows what that means."""
 
 
 def bind(model: CausalModel) -> None:
@@ -59,7 +69,9 @@ def _seam(plain: Callable[..., mx.array]) -> Callable[..., mx.array]:
         sinks: mx.array | None = None,
     ) -> mx.array:
         if isinstance(keys, Held):
-            return keys.owner.attend(queries, keys, values, scale, sinks)
+            if mask is not None and not isinstance(mask, Seen):
+                raise MaskError("the model masks attention in a way of its own")
+            return keys.owner.attend(queries, scale, mask.window if mask else None, sinks)
         return plain(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 
     attention.mlxserve_plain = plain  # type: ignore[attr-defined]

@@ -7,8 +7,8 @@ from typing import cast
 import mlx.core as mx
 from attrs import define, field, frozen
 
-from mlxserve.engine.sequence import Sequence
-from mlxserve.kv.store import RowStore
+from mlxserve.batch.sequence import Sequence
+from mlxserve.batch.store import RowStore
 from mlxserve.sampling.batch import SampledRow, SamplerBatch
 from mlxserve.sampling.logprobs import PendingLogprobs, pending_logprobs
 from mlxserve_hookspecs import TokenLogprob

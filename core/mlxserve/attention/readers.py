@@ -1,0 +1,228 @@
+"""How the new tokens of a pass attend to what the pool holds: in place by runs, or through tables."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import mlx.core as mx
+from attrs import define, field, frozen
+
+from mlxserve.pool.layout import AttentionLeaf
+from mlxserve.pool.planes import Arrangement, Codes, LeafCodec, Planes
+from mlxserve.pool.table import Table
+
+Mask: TypeAlias = mx.array | Literal["causal"] | None
+
+
+class Reader(Protocol):
+    """Reads one group's planes for all rows of a pass; builds lazy graphs."""
+
+    def attend(
+        self,
+        planes: Planes,
+        codec: LeafCodec,
+        leaf: AttentionLeaf,
+        queries: mx.array,
+        scale: float,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """Return attention's output ``[rows, heads, width, value_width]``."""
+
+    def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
+        """Return keys and values ``[rows, heads, reach, width]``, rows padded on the right."""
+
+    def mask(self, leaf: AttentionLeaf) -> mx.array:
+        """Return what is seen of ``fetch``'s tokens: booleans ``[rows, 1, width, reach]``."""
+
+
+@frozen
+class Span:
+    """One row in a pass.
+
+    Attributes:
+        table: Its blocks in the reader's group.
+        start: Tokens that it held before.
+        count: New tokens.
+    """
+
+    table: Table
+    start: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """Tokens that it holds then."""
+        return self.start + self.count
+
+
+@define(eq=False)
+class RunReader:
+    """Row by row, each as far as it reaches, in place where its blocks follow each other.
+
+    For a CPU, where a gather costs ten times the attention.
+    """
+
+    spans: Sequence[Span]
+    width: int
+    arrangement: Arrangement
+    _cuts: dict[tuple[int, int | None], tuple[list[tuple[int, int]], Mask]] = field(factory=dict)
+
+    def attend(
+        self,
+        planes: Planes,
+        codec: LeafCodec,
+        leaf: AttentionLeaf,
+        queries: mx.array,
+        scale: float,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """Attend through the codec."""
+        outputs = []
+        for at, span in enumerate(self.spans):
+            mine = queries if len(self.spans) == 1 else queries[at : at + 1]
+            mine = mine if span.count == self.width else mine[:, :, : span.count]
+            cuts, mask = self._cut(at, leaf)
+            keys, values = self.arrangement.read(self._runs(planes, cuts), codec)
+            out = codec.codec.attend(mine, keys, values, scale=scale, mask=mask, sinks=sinks)
+            outputs.append(_wide(out, self.width))
+        outputs += [mx.zeros_like(outputs[0])] * (queries.shape[0] - len(outputs))
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+
+    def _runs(self, planes: Planes, cuts: Sequence[tuple[int, int]]) -> Planes:
+        axis = self.arrangement.axis
+        parts = [
+            [p[:, a:b] if axis else p[a:b] for a, b in cuts]
+            for p in planes
+        ]
+        return tuple(p[0] if len(p) == 1 else mx.concatenate(p, axis=axis) for p in parts)
+
+    def _cut(self, at: int, leaf: AttentionLeaf) -> tuple[list[tuple[int, int]], Mask]:
+        """Return the slots that row ``at`` looks at, and what its tokens see of them; once."""
+        key = (at, leaf.window)
+        if key not in self._cuts:
+            span = self.spans[at]
+            first = 0 if leaf.window is None else max(span.start - leaf.window + 1, 0)
+            keep = min(leaf.keep, first)
+            cuts = span.table.spans(first, span.end)
+            if keep:
+                cuts = span.table.spans(0, keep) + cuts
+            self._cuts[key] = (cuts, _row_mask(span, leaf, first, keep))
+        return self._cuts[key]
+
+    def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
+        """Copy the rows side by side."""
+        reach = max(span.end for span in self.spans)
+        sides: tuple[list[mx.array], list[mx.array]] = ([], [])
+        for span in self.spans:
+            held = self._runs(planes, span.table.spans(0, span.end))
+            for side, array in zip(
+                sides, codec.decode(*self.arrangement.read(held, codec)), strict=True
+            ):
+                side.append(_long(array, reach))
+        keys, values = (s[0] if len(s) == 1 else mx.concatenate(s) for s in sides)
+        return keys, values
+
+    def mask(self, leaf: AttentionLeaf) -> mx.array:
+        """Compare positions."""
+        starts = mx.array([span.start for span in self.spans], mx.int32)
+        return seen(starts, self.width, max(span.end for span in self.spans), leaf)
+
+
+@define(eq=False)
+class TableReader:
+    """All rows at once, gathered through their tables, then mlx's fused attention.
+
+    Attributes:
+        table: ``[rows, blocks]`` int32.
+        starts: ``[rows]`` int32.
+        width: New tokens a row.
+        size: Tokens per block.
+        arrangement: Must have the slots in front.
+        reach: Tokens that are gathered; at most what the table covers.
+        causal: The one row's new tokens are the last of ``reach``: no mask is needed.
+    """
+
+    table: mx.array
+    starts: mx.array
+    width: int
+    size: int
+    arrangement: Arrangement
+    reach: int
+    causal: bool = False
+    _masks: dict[tuple[int | None, int], mx.array] = field(factory=dict)
+
+    def attend(
+        self,
+        planes: Planes,
+        codec: LeafCodec,
+        leaf: AttentionLeaf,
+        queries: mx.array,
+        scale: float,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """Attend through the codec."""
+        keys, values = self._gather(planes, codec)
+        cut = leaf.window is not None and leaf.window < self.reach
+        mask: Mask = "causal" if self.causal and not cut else self.mask(leaf)
+        return codec.codec.attend(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+
+    def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
+        """Gather and decode."""
+        return codec.decode(*self._gather(planes, codec))
+
+    def mask(self, leaf: AttentionLeaf) -> mx.array:
+        """Compare positions."""
+        key = (leaf.window, leaf.keep)
+        if key not in self._masks:
+            self._masks[key] = seen(self.starts, self.width, self.reach, leaf)
+        return self._masks[key]
+
+    def _gather(self, planes: Planes, codec: LeafCodec) -> tuple[Codes, Codes]:
+        rows, blocks = self.table.shape
+        found = []
+        for plane in planes:
+            held = plane.reshape(-1, self.size, *plane.shape[1:])
+            mine = mx.take(held, self.table, axis=0)
+            found.append(mine.reshape(rows, blocks * self.size, *plane.shape[1:])[:, : self.reach])
+        keys, values = self.arrangement.read(tuple(found), codec)
+        return _heads_first(keys), _heads_first(values)
+
+
+def _heads_first(codes: Codes) -> Codes:
+    return tuple(code.transpose(0, 2, 1, 3) for code in codes)
+
+
+def seen(starts: mx.array, width: int, reach: int, leaf: AttentionLeaf) -> mx.array:
+    """Return booleans ``[rows, 1, width, reach]``: the causal mask of rows that lie left-aligned."""
+    positions = starts[:, None, None, None] + mx.arange(width)[None, None, :, None]
+    return _within(mx.arange(reach), positions, leaf)
+
+
+def _within(keys: mx.array, positions: mx.array, leaf: AttentionLeaf) -> mx.array:
+    mask = keys <= positions
+    if leaf.window is not None:
+        inside = keys > positions - leaf.window
+        mask = mask & (inside | (keys < leaf.keep) if leaf.keep else inside)
+    return mask
+
+
+def _row_mask(span: Span, leaf: AttentionLeaf, first: int, keep: int) -> Mask:
+    if span.count == 1:
+        return None
+    if leaf.window is None or span.end - leaf.window <= first and not keep:
+        # No window ends within these tokens: each sees all that is there before it.
+        return "causal"
+    keys = mx.arange(first, span.end)
+    if keep:
+        keys = mx.concatenate([mx.arange(keep), keys])
+    positions = mx.arange(span.start, span.end)[:, None]
+    return _within(keys, positions, leaf)[None, None]
+
+
+def _wide(out: mx.array, width: int) -> mx.array:
+    short = width - out.shape[2]
+    return out if not short else mx.pad(out, [(0, 0), (0, 0), (0, short), (0, 0)])
+
+
+def _long(array: mx.array, reach: int) -> mx.array:
+    short = reach - array.shape[2]
+    return array if not short else mx.pad(array, [(0, 0), (0, 0), (0, short), (0, 0)])

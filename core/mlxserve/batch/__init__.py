@@ -1,0 +1,1 @@
+"""The decoding rows and the steps that carry them forward."""

@@ -1,0 +1,1 @@
+"""Blocks by what they hold: chained hashes, look-ups over memory and tiers, checkpoints."""

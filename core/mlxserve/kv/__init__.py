@@ -1,1 +1,0 @@
-"""Keys and values of live sequences: rows of buckets, the views that models see, the seam."""
