@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
-from mlxserve.resolved import Resolved
+from mlxserve.resolved import Resolved, SettingRow
 from mlxserve.serve.address import Address, address_of, listen
 from mlxserve.serve.greeting import greeting
+from mlxserve.serve.lifecycle import explained
 from mlxserve.serve.run import run, serve
-from mlxserve_hookspecs import Credentials, ModelError, RequestError, hookimpl
+from mlxserve_hookspecs import Credentials, ModelError, RequestError, SettingError, hookimpl
 
 from .conftest import CARD, FakeService, Made, Pages
 
@@ -145,6 +148,68 @@ def test_requests_are_answered_during_the_drain(
 
     assert served(make_resolved(Pages()), service, listener, beside=work, end=None) == 0
     assert answers == [200]
+
+
+def test_a_shutdown_says_what_it_waits_for_and_that_it_is_over(
+    make_resolved: Made, service: FakeService, listener: socket.socket, url: str
+) -> None:
+    def work() -> None:
+        httpx.get(f"{url}/card")
+
+    with structlog.testing.capture_logs() as logs:
+        served(make_resolved(Pages()), service, listener, beside=work, end=signal.SIGINT)
+    first, last = logs
+    assert first == {
+        "event": "shutting down",
+        "signal": "SIGINT",
+        "running": 0,
+        "waiting": 0,
+        "timeout_s": 4.0,
+        "log_level": "info",
+    }
+    assert (last["event"], last["requests"]) == ("stopped", "finished")
+
+
+def test_the_log_of_a_start_comes_after_the_mistake_that_ends_it(tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(STARTING)
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stderr.splitlines() == ["the mistake", '{"event": "a line of the start"}']
+
+
+STARTING = """
+import sys
+import structlog
+from mlxserve.options import LoggingOptions
+from mlxserve.serve.logging import configure_logging
+
+configure_logging(LoggingOptions(log_format="json"), sys.stderr, hold=True)
+structlog.configure(processors=[structlog.processors.JSONRenderer()],
+    logger_factory=structlog.stdlib.LoggerFactory())
+import logging
+logging.getLogger().handlers[0].target.setFormatter(logging.Formatter("%(message)s"))
+structlog.get_logger("x").info("a line of the start")
+print("the mistake", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "failure", "words"),
+    [
+        (("model", "model", "m", "default"), ModelError("m is away"), "no model was named"),
+        (("model", "model", "m", "--model"), ModelError("m is away"), "^m is away"),
+        (("model", "model", "m", "default"), SettingError("no room"), "^no room"),
+    ],
+    ids=["the default", "a named one", "another mistake"],
+)
+def test_who_named_no_model_is_told_that_the_default_was_meant(
+    row: tuple[str, str, str, str], failure: Exception, words: str
+) -> None:
+    told = explained(failure, [SettingRow(*row)])
+    assert isinstance(told, type(failure))
+    assert re.match(words, str(told))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
