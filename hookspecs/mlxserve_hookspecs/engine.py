@@ -1,7 +1,7 @@
 """The engine as plugins and API surfaces see it."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -103,10 +103,6 @@ class TextCodec(Protocol):
     def markup(self) -> Markup:
         """How the model marks its thinking and its tool calls."""
 
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What a client may know of it, as JSON: its class, its chat template, special tokens."""
-
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return token ids; with ``add_special_tokens`` what the model expects at the start."""
 
@@ -135,6 +131,15 @@ class TextCodec(Protocol):
 
     def opens_thinking(self, prompt: Sequence[int]) -> bool:
         """Return whether a reply to ``prompt`` begins within the model's thinking."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A ``TextCodec`` that says what it is."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a client may know, as JSON: its class, its chat template, special tokens."""
 
 
 @frozen(kw_only=True)

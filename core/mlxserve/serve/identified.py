@@ -4,6 +4,7 @@ import re
 import secrets
 from typing import Any, Final
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
@@ -18,7 +19,7 @@ def identified(app: ASGIApp) -> ASGIApp:
     """Return ``app`` with ``x-request-id`` in each answer: the client's own, or a new one."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
         name = request_id(scope)

@@ -207,4 +207,3 @@ class Tokenizer:
                 message=f"{', '.join(taken)} cannot be given to the chat template",
                 param="chat_template_kwargs",
             )
-

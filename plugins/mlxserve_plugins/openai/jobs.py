@@ -48,6 +48,7 @@ from mlxserve_plugins.surface.notes import Notes
 
 __all__ = ["LONG_TEXT", "Job", "chat_job", "completion_job", "encode", "render", "split_prompts"]
 
+
 @frozen(kw_only=True)
 class Job:
     """A request to the API, ready to run.

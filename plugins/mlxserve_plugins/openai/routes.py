@@ -17,6 +17,7 @@ from litestar.params import Body, Parameter
 from mlxserve_hookspecs import (
     PROJECT,
     Credentials,
+    Described,
     EngineClient,
     GenerationRequest,
     RequestError,
@@ -169,8 +170,9 @@ class Api:
 
     def tokenizer(self) -> Mapping[str, Any]:
         """Describe the tokenizer."""
-        limits = self.engine.card.limits
-        return {**self.engine.text.facts, "max_model_len": limits.max_model_len}
+        limits, text = self.engine.card.limits, self.engine.text
+        facts = text.facts if isinstance(text, Described) else {}
+        return {**facts, "max_model_len": limits.max_model_len}
 
     def _described(self, name: str) -> ModelInfo:
         card = self.engine.card

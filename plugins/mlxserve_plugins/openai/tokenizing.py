@@ -32,9 +32,7 @@ async def tokenize(
     else:
         tools, options = tools_for_template(body.tools), body.chat_template_kwargs
         reply, continued = body.add_generation_prompt is not False, continues(body)
-        tokens = await render(
-            text, body.messages, tools, options, reply=reply, continued=continued
-        )
+        tokens = await render(text, body.messages, tools, options, reply=reply, continued=continued)
     names = TokenNames(text)
     return TokenizeAnswer(
         tokens=tokens,

@@ -106,7 +106,11 @@ UNSUPPORTED: list[Any] = [
     (CHAT, {"messages": MESSAGES, "best_of": 2}, "best_of"),
     (CHAT, {"messages": MESSAGES, "mirostat": 2}, "mirostat"),
     (CHAT, {"messages": MESSAGES, "bad_words": ["no"]}, "bad_words"),
-    (CHAT, {"messages": MESSAGES, "include_stop_str_in_output": True}, "include_stop_str_in_output"),
+    (
+        CHAT,
+        {"messages": MESSAGES, "include_stop_str_in_output": True},
+        "include_stop_str_in_output",
+    ),
     (TEXT, {"prompt": "a", "suffix": "z"}, "suffix"),
     (TEXT, {"prompt": "a", "guided_regex": "a+"}, "guided_regex"),
     (TEXT, {"prompt": "a", "use_beam_search": True}, "use_beam_search"),

@@ -10,6 +10,8 @@ import pytest
 from openai import OpenAI
 
 from mlxserve_hookspecs import Limits
+from mlxserve_plugins.openai.fields import CHAT as CHAT_FIELDS
+from mlxserve_plugins.openai.fields import COMPLETIONS as TEXT_FIELDS
 
 from .conftest import Stage
 from .fake_engine import FakeEngine
@@ -85,10 +87,7 @@ def test_the_field_itself_beats_its_other_name(http: httpx.Client, engine: FakeE
 def test_null_is_the_default_of_every_field(
     http: httpx.Client, engine: FakeEngine, path: str
 ) -> None:
-    from mlxserve_plugins.openai.fields import CHAT as CHATS  # noqa: PLC0415
-    from mlxserve_plugins.openai.fields import COMPLETIONS  # noqa: PLC0415
-
-    table = CHATS if path == CHAT else COMPLETIONS
+    table = CHAT_FIELDS if path == CHAT else TEXT_FIELDS
     nulls = dict.fromkeys(table.fields)
     assert http.post(path, json={**nulls, **body_for(path)}).status_code == 200
     engine.seen.clear()
@@ -180,9 +179,7 @@ def test_a_history_that_other_servers_wrote_goes_on(
     assert answer.status_code == 200, answer.text
 
 
-def test_what_was_thought_comes_back_by_either_name(
-    http: httpx.Client, engine: FakeEngine
-) -> None:
+def test_what_was_thought_comes_back_by_either_name(http: httpx.Client, engine: FakeEngine) -> None:
     for name in ("reasoning", "reasoning_content"):
         http.post(CHAT, json={"messages": [{"role": "assistant", "content": "a", name: "hm"}]})
     for rendered in engine.text_codec.rendered:
@@ -342,7 +339,7 @@ def test_a_plain_request_is_told_nothing_of(sdk: OpenAI, stage: Stage) -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], tuple[int, str, str]]] = {
     "a wrong type": (CHAT, {"messages": HI, "n": "x"}, (400, "invalid_type", "n")),
-    "a wrong value": (CHAT, {"messages": HI, "temperature": -1}, (400, "invalid_value", "temperature")),
+    "a wrong value": (TEXT, {"prompt": "a", "min_p": -1}, (400, "invalid_value", "min_p")),
     "no such model": (CHAT, {"messages": HI, "model": "x"}, (404, "model_not_found", "model")),
     "a part": (
         CHAT,
