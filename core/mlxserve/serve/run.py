@@ -15,6 +15,7 @@ from mlxserve.serve.address import listen
 from mlxserve.serve.lifecycle import Lifecycle
 from mlxserve.serve.logging import RequestLog, configure_logging, release_held
 from mlxserve.serve.progress import make_progress
+from mlxserve.serve.refusals import RefusalLog
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import MlxserveError, Progress, Rank, RankPlan, distribution, lifecycle
 
@@ -117,6 +118,7 @@ def serve(
     """
     sys.setswitchinterval(SWITCHING)
     resolved.plugins.register(RequestLog(), "request-log")
+    resolved.plugins.register(RefusalLog(), "refusal-log")
     run_of_it = Lifecycle(
         resolved=resolved,
         service=service,
