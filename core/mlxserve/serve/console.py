@@ -11,6 +11,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 PLAN: Final = "plan"
 FINISHED: Final = "request finished"
+REFUSED: Final = "request refused"
 OURS: Final = "mlxserve"
 LABEL: Final = 14
 """Columns of the plan's first column."""
@@ -22,7 +23,10 @@ SHORT_DIGEST: Final = 12
 
 DIM, RED, YELLOW, BOLD, PLAIN = "\x1b[2m", "\x1b[31;1m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 COLOURS: Final = {"warning": YELLOW, "error": RED, "critical": RED}
-NOT_FACTS: Final = frozenset(("event", "level", "logger", "timestamp", "exception", "stack"))
+CONTEXT: Final = frozenset(("request_id", "method", "path"))
+"""What lines about a request have for machines, to be joined by."""
+
+NOT_FACTS: Final = CONTEXT | {"event", "level", "logger", "timestamp", "exception", "stack"}
 
 
 @define(eq=False)
@@ -109,6 +113,13 @@ def request_line(event: Mapping[str, Any]) -> str:
     return "  ".join(part for part in parts if part is not None)
 
 
+def refusal_line(event: Mapping[str, Any]) -> str:
+    """Return which request was refused, and why."""
+    endpoint = f"{event['method']} {event['path']} " if "method" in event else ""
+    field = f" ({event['field']})" if event.get("field") else ""
+    return f"{endpoint}{event['status']}  refused: {event['reason'] or 'no reason given'}{field}"
+
+
 def shutdown_line(event: Mapping[str, Any]) -> str:
     """Return what a signal set off, how long it may take, and what a second one does."""
     count = event["running"] + event["waiting"]
@@ -122,5 +133,6 @@ def shutdown_line(event: Mapping[str, Any]) -> str:
 
 SENTENCES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     FINISHED: request_line,
+    REFUSED: refusal_line,
     "shutting down": shutdown_line,
 }

@@ -1,13 +1,13 @@
 """What holds for every exchange, whichever route answers: HEAD, request ids, clients' odd forms."""
 
 import re
-import uuid
+import secrets
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import Any, Final
 
 from litestar import Litestar
 from litestar.types import Message, Receive, Send
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from mlxserve_hookspecs.serving import REPLY_HEADERS
 
@@ -18,12 +18,14 @@ READABLE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 MARK: Final = b"\xef\xbb\xbf"
 BINARY: Final = (b"multipart/", b"application/octet-stream", b"audio/", b"image/")
 
-_endpoint: ContextVar[str] = ContextVar("endpoint", default="")
+LONGEST_PATH: Final = 64
+"""Characters of a path that stand in the log: more may be anything."""
 
 
 def present_endpoint() -> str:
     """Return method and path of the request in whose context this is called; else nothing."""
-    return _endpoint.get()
+    facts = get_contextvars()
+    return f"{facts['method']} {facts['path']}" if "method" in facts else ""
 
 
 class FramedApp(Litestar):
@@ -33,26 +35,38 @@ class FramedApp(Litestar):
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer, with HEAD answered as GET is, and an id on every response."""
-        if scope["type"] == "http":
-            scope, receive, send = framed(scope, receive, send)
-        await super().__call__(scope, receive, send)
+        """Answer, with HEAD answered as GET is, and an id on every response and log line."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        name = request_id(dict(reversed(list(scope["headers"]))))
+        method, path = str(scope["method"]), origin_form(scope["path"])
+        with bound_contextvars(request_id=name.decode(), method=method, path=path[:LONGEST_PATH]):
+            await super().__call__(*framed(name, path, scope, receive, send))
 
 
-def framed(scope: Any, receive: Receive, send: Send) -> tuple[Any, Receive, Send]:
-    """Return what the routes are to see of an exchange."""
+def framed(
+    name: bytes, path: str, scope: Any, receive: Receive, send: Send
+) -> tuple[Any, Receive, Send]:
+    """Return what the routes are to see of an exchange.
+
+    Args:
+        name: The request's id.
+        path: Its path.
+        scope: The exchange as the server sees it.
+        receive: Its body.
+        send: Its answer.
+    """
     headers = dict(reversed(list(scope["headers"])))
-    asked = str(scope["method"])
-    path = origin_form(scope["path"])
+    bodiless = scope["method"] == "HEAD"
     state = {**scope.get("state", {}), REPLY_HEADERS: {}}
     seen: Any = {**scope, "path": path, "state": state}
     if path != scope["path"]:
         seen["raw_path"] = path.encode()
-    if asked == "HEAD":
+    if bodiless:
         # The server below still sees HEAD in its own scope, and sends no body.
         seen["method"] = "GET"
-    _endpoint.set(f"{asked} {path}")
-    told = Told(request_id(headers), state[REPLY_HEADERS], asked == "HEAD", send)
+    told = Told(name, state[REPLY_HEADERS], bodiless, send)
     binary = headers.get(b"content-type", b"").lower().startswith(BINARY)
     return seen, receive if binary else Unmarked(receive), told
 
@@ -114,7 +128,7 @@ class Unmarked:
 def request_id(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the client's id for its request, or a new one where it has none that can be told."""
     named = headers.get(REQUEST_ID, b"")
-    return named if READABLE.fullmatch(named) else uuid.uuid4().hex.encode()
+    return named if READABLE.fullmatch(named) else f"req_{secrets.token_hex(12)}".encode()
 
 
 def origin_form(path: str) -> str:

@@ -58,6 +58,17 @@ def test_a_request_that_failed_says_what_is_known(render: Any) -> None:
     )
 
 
+def test_a_refusal_names_endpoint_status_reason_and_field(render: Any) -> None:
+    facts = {"status": 400, "reason": "wrong_type", "request_id": "r1"}
+    where = {"method": "POST", "path": "/v1/chat/completions"}
+    told = render(event="request refused", field="messages[].content", **facts, **where)
+    assert told == (
+        "11-25 17:22:06 POST /v1/chat/completions 400  refused: wrong_type (messages[].content)"
+    )
+    assert render(event="request refused", **facts) == "11-25 17:22:06 400  refused: wrong_type"
+    assert render(event="x", request_id="r1", **where) == "11-25 17:22:06 x"
+
+
 def test_the_plan_is_a_table_under_one_heading(render: Any) -> None:
     digest = "b179c9523d0e6a0f98a330c7562b682750a6f8c8"
     rows = [

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import structlog
 from attrs import evolve
+from structlog.contextvars import bound_contextvars
 
 from mlxserve.options import LoggingOptions
-from mlxserve.serve.frame import _endpoint
 from mlxserve.serve.logging import (
     MOST_REMEMBERED,
     RequestLog,
@@ -104,9 +104,8 @@ def test_a_finished_request_names_the_endpoint_at_which_it_came(
 ) -> None:
     log = RequestLog()
     request = evolve(request_of_one, choices=2)
-    _endpoint.set("POST /v1/x")
-    log.request_received(request)
-    _endpoint.set("")
+    with bound_contextvars(method="POST", path="/v1/x"):
+        log.request_received(request)
     for choice in (1, 0):
         log.request_finished(request, choice, finish_of())
     log.request_finished(request, 0, finish_of())
