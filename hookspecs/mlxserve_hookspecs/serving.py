@@ -1,7 +1,7 @@
 """Hooks that put the engine on the network."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
@@ -15,6 +15,11 @@ Route: TypeAlias = Any
 
 AppConfig: TypeAlias = Any
 """A ``litestar.config.app.AppConfig``."""
+
+
+REPLY_HEADERS: Final = "reply_headers"
+"""Where a request's ``state`` has a dictionary of headers, empty at first, that its reply is sent
+with, whatever sends it. A route adds to it before the reply begins."""
 
 
 @frozen(kw_only=True)
@@ -33,6 +38,7 @@ class Services:
             ``make_output_parser`` says; ``None``: all text is content.
         hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
             hook; any thread.
+        tell_adjusted: Tells the plugins of ``request_adjusted``, with its surface, field and how.
     """
 
     engine: EngineClient
@@ -45,6 +51,7 @@ class Services:
         [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
     ]
     hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
+    tell_adjusted: Callable[[str, str, str], None] = lambda _surface, _field, _how: None
 
 
 @hookspec

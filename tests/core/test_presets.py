@@ -109,6 +109,14 @@ def test_missing_preset_is_one_line(reference: str, message: str) -> None:
         read_settings(reference, PRESET, "--preset", POINTS.select(group=PRESETS_GROUP))
 
 
+def test_case_of_a_file_s_name_and_a_byte_order_mark_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "MINE.TOML").write_text("\ufeff[server]\nport = 1", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert read_settings("MINE.TOML", FILE, "--config", ()).tables == {"server": {"port": 1}}
+
+
 def test_broken_toml_names_file_and_line(toml: Callable[[str], str]) -> None:
     path = toml("[server]\nport = \n")
     with pytest.raises(SettingError, match=r"settings.toml is not valid TOML: .*line 2"):

@@ -25,6 +25,15 @@ from mlxserve_hookspecs.commands import commands
 MISTAKE: Final = 2
 INTERRUPTED: Final = 130
 JSON: Final = "--json"
+VERSION: Final = "--version"
+ELSEWHERE: Final = {
+    **dict.fromkeys(("serve", "server", "start", "up", "launch", "chat", "generate"), "run"),
+    "list": "plugins",
+    "plugin": "plugins",
+    "settings": "config",
+    "help": "--help",
+}
+"""What other programs call our commands."""
 NO_BACKEND: Final = (
     "mlx is installed without a backend; "
     "install one with pip install 'mlxserve[cpu]' or pip install 'mlxserve[cuda]'"
@@ -69,14 +78,15 @@ class Cli:
         if not self.argv or self.argv[0] in HELP_FLAGS:
             print(overview(self._added_by_default()))
             return 0 if self.argv else MISTAKE
-        if self.argv[0] == "--version":
-            print(f"{PROJECT} {version(PROJECT)}")
-            return 0
+        if self.argv[0] == VERSION:
+            return self._version()
         name, words = self.argv[0], self.argv[1:]
         if name.startswith("-"):
             name, words = "run", self.argv
         if name not in BUILT_IN:
             return self._added(name, words)
+        if VERSION in words:
+            return self._version()
         if HELP_FLAGS & set(words):
             print(command_help(name, words, self.variables, self.installed))
             return 0
@@ -85,6 +95,10 @@ class Cli:
     @property
     def _built_in(self) -> Mapping[str, Callable[[tuple[str, ...]], int]]:
         return {"run": self._serve, "plugins": self._plugins, "config": self._config}
+
+    def _version(self) -> int:
+        print(f"{PROJECT} {version(PROJECT)}")
+        return 0
 
     def _serve(self, words: tuple[str, ...]) -> int:
         resolved = self._resolved(words)
@@ -147,7 +161,7 @@ def _commands(resolved: Resolved) -> list[Command]:
 def _command(name: str, resolved: Resolved) -> tuple[Command, Parser]:
     found = {command.name: command for command in _commands(resolved)}
     if name not in found:
-        raise SettingError(f"unknown command {name!r}{near(name, [*BUILT_IN, *found], 'known')}")
+        raise SettingError(f"unknown command {name!r}{_likely(name, [*BUILT_IN, *found])}")
     parser = Parser(
         f"mlxserve {name}",
         description=found[name].help,
@@ -156,6 +170,12 @@ def _command(name: str, resolved: Resolved) -> tuple[Command, Parser]:
     )
     found[name].add_arguments(parser)
     return found[name], parser
+
+
+def _likely(name: str, known: Sequence[str]) -> str:
+    if name in ELSEWHERE:
+        return f"; did you mean {PROJECT} {ELSEWHERE[name]}?"
+    return near(name, known, "known")
 
 
 def _flags(parser: Parser) -> list[str]:

@@ -50,6 +50,7 @@ class AuthOptions:
         None,
         "key that clients present as a bearer token",
         flag="--api-key",
+        common=True,
         env="MLX_LM_SERVER_API_KEY",
         check=optional(_key),
         secret=True,
@@ -58,6 +59,7 @@ class AuthOptions:
         None,
         "file of keys, one per line, KEY or NAME:KEY; read again when it changes",
         flag="--api-key-file",
+        common=True,
         env="MLX_LM_SERVER_API_KEY_FILE",
     )
     metrics_auth: bool = option(False, "ask for a key at /metrics too", flag="--metrics-auth")
