@@ -7,7 +7,7 @@ from attrs import frozen
 
 from mlxserve_hookspecs.admission import Admission
 from mlxserve_hookspecs.engine import EngineClient, TextCodec
-from mlxserve_hookspecs.generation import OutputParser
+from mlxserve_hookspecs.markup import OutputParser
 from mlxserve_hookspecs.markers import hookspec
 
 Route: TypeAlias = Any
@@ -30,7 +30,8 @@ class Services:
         clear_cache: Forgets cached blocks in every tier; returns how many, by tier.
         cache_stats: Each tier's figures, by tier.
         make_parser: Asks the plugins for the parser of one choice's text, as
-            ``make_output_parser`` says; ``None``: all text is content.
+            ``make_output_parser`` says, whose arguments it takes in order (``forced`` is false
+            where it is left out); ``None``: all text is content.
         hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
             hook; any thread.
     """
@@ -41,9 +42,7 @@ class Services:
     plugins: Sequence[str]
     clear_cache: Callable[[], "dict[str, int]"]
     cache_stats: Callable[[], "dict[str, dict[str, float]]"]
-    make_parser: Callable[
-        [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
-    ]
+    make_parser: Callable[..., OutputParser | None]
     hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
 
 

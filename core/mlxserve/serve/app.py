@@ -53,9 +53,12 @@ def services_of(resolved: Resolved, service: Service) -> Services:
     parser = ask(resolved.plugins, generation.make_output_parser)
 
     def make_parser(
-        text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+        text: TextCodec,
+        tools: Sequence[Mapping[str, Any]] | None,
+        reasoning: bool,
+        forced: bool = False,
     ) -> OutputParser | None:
-        return parser(text=text, tools=tools, reasoning=reasoning)
+        return parser(text=text, tools=tools, reasoning=reasoning, forced=forced)
 
     return Services(
         engine=engine,

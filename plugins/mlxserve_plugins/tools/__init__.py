@@ -3,21 +3,66 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import define
+from attrs import define, field, frozen
 
-from mlxserve_hookspecs import OutputParser, TextCodec, hookimpl
-from mlxserve_plugins.tools.parser import ReplyParser
-from mlxserve_plugins.tools.states import states_of
+from mlxserve_hookspecs import (
+    Constraint,
+    GenerationRequest,
+    Markup,
+    ModelCard,
+    OutputParser,
+    TextCodec,
+    hookimpl,
+    option,
+)
 
 
-@define
+@frozen
+class ToolsOptions:
+    """Read tool calls and thinking."""
+
+    tool_format: str = option(
+        "auto",
+        "how the model writes its tool calls: a family's name (hermes, llama3, harmony, ...), "
+        "`library` for mlx-lm's parser, or `auto` by template and vocabulary",
+        flag="--tool-format",
+    )
+    thinking_format: str = option(
+        "auto",
+        "how the model marks its thinking: think, harmony, mistral, seed, ..., or none",
+        flag="--thinking-format",
+    )
+
+
+@define(eq=False)
 class Tools:
     """Answers for replies that may have markers: the model has some, or the request has tools."""
 
+    options: ToolsOptions = field(factory=ToolsOptions)
+    _why: str = field(default="", init=False)
+
+    @hookimpl
+    def describe_markup(self, text: TextCodec, template: str) -> Markup:
+        """Answer with the forms that the user named, or that the model seems to have."""
+        from mlxserve_plugins.tools.choosing import markup_for  # noqa: PLC0415 - many forms
+
+        return markup_for(text, template, self.options.tool_format, self.options.thinking_format)
+
     @hookimpl
     def make_output_parser(
-        self, text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+        self,
+        text: TextCodec,
+        tools: Sequence[Mapping[str, Any]] | None,
+        reasoning: bool,
+        forced: bool = False,
     ) -> OutputParser | None:
         """Answer unless all text is content."""
-        states = states_of(text.markup, tools=bool(tools))
-        return ReplyParser(states, tools, reasoning=reasoning) if states.edges else None
+        from mlxserve_plugins.tools.choosing import form_of  # noqa: PLC0415 - many forms
+
+        markup = text.markup
+        if not (tools or markup.think_start or markup.dropped or markup.transitions):
+            return None
+        made: OutputParser = form_of(markup).parser(
+            markup, tools, reasoning=reasoning, forced=forced
+        )
+        return made
