@@ -132,6 +132,7 @@ class Markup:
         think_start: Opens the thinking; empty if the model marks none.
         think_end: Closes it.
         think_close: What is said to end the thinking early; empty: ``think_end``.
+        answer_start: Stands before every answer, where an answer has a header; else empty.
         tool_start: Opens a tool call, or several; empty if the model makes none.
         tool_end: Closes it; empty also where the end of the reply does.
         parse_call: Takes what stands between, and the request's tools; returns a call, ``name``
@@ -149,6 +150,7 @@ class Markup:
     think_start: str = ""
     think_end: str = ""
     think_close: str = ""
+    answer_start: str = ""
     tool_start: str = ""
     tool_end: str = ""
     parse_call: Callable[[str, Sequence[Mapping[str, Any]] | None], Any] | None = None

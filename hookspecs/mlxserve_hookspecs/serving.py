@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from mlxserve_hookspecs.admission import Admission
-from mlxserve_hookspecs.engine import EngineClient, TextCodec
-from mlxserve_hookspecs.markup import OutputParser
+from mlxserve_hookspecs.engine import EngineClient
 from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.markup import OutputParser
 
 Route: TypeAlias = Any
 """Anything that Litestar takes as a route handler: a handler, a controller or a router."""

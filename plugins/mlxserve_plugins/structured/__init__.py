@@ -13,6 +13,7 @@ from mlxserve_hookspecs import (
     hookimpl,
 )
 from mlxserve_plugins.structured.demands import demand_of
+from mlxserve_plugins.tools.budget import limited
 
 
 def _is_installed() -> bool:
@@ -21,7 +22,7 @@ def _is_installed() -> bool:
 
 @define(eq=False)
 class Structured:
-    """Constrains with the library llguidance, an extra: ``mlxserve[structured]``.
+    """Constrains with the library llguidance.
 
     Attributes:
         installed: Whether the library is there; without it every demand is left to others.
@@ -39,7 +40,7 @@ class Structured:
 
         structlog.get_logger("mlxserve.structured").warning(
             "response_format and a forced tool_choice are refused: llguidance is missing",
-            install="pip install 'mlxserve[structured]'",
+            install="pip install llguidance",
         )
 
     @hookimpl
@@ -52,7 +53,7 @@ class Structured:
     def make_constraint(
         self, request: GenerationRequest, text: TextCodec, vocab_size: int
     ) -> Constraint | None:
-        """Answer demands that are JSON, a schema or a call.
+        """Answer demands that are JSON, a schema, a grammar or a call.
 
         Raises:
             RequestError: The demand is malformed, unsupported or too large (status 400).
@@ -61,7 +62,7 @@ class Structured:
         if demand is None:
             return None
         made: Constraint = self._for(text, vocab_size).constraint(demand)
-        return made
+        return limited(made, request, text, vocab_size)
 
     def _for(self, text: TextCodec, vocab_size: int) -> Any:
         # Imports the library, numpy and mlx.

@@ -49,6 +49,32 @@ class Tools:
         return markup_for(text, template, self.options.tool_format, self.options.thinking_format)
 
     @hookimpl
+    def started(self, card: ModelCard, text: TextCodec) -> None:
+        """Say which forms were chosen."""
+        import structlog  # noqa: PLC0415 - not before it is needed
+
+        markup = text.markup
+        structlog.get_logger("mlxserve.tools").info(
+            "reply formats",
+            model=card.id,
+            tool_format=markup.calls.name if markup.calls else "library",
+            thinking_format=markup.thinking or "none",
+            switches=", ".join(markup.switches) or "none",
+        )
+
+    @hookimpl
+    def make_constraint(
+        self, request: GenerationRequest, text: TextCodec, vocab_size: int
+    ) -> Constraint | None:
+        """Answer demands for shorter thinking and nothing else."""
+        if (request.constraint or {}).get("type") != "thinking":
+            return None
+        from mlxserve_plugins.tools.budget import Unlimited, limited  # noqa: PLC0415 - mlx
+
+        made: Constraint = limited(None, request, text, vocab_size) or Unlimited()
+        return made
+
+    @hookimpl
     def make_output_parser(
         self,
         text: TextCodec,

@@ -52,12 +52,13 @@ def markup_for(text: TextCodec, template: str, tool_format: str, thinking_format
     found = text.markup
     chosen = choose(text, template, tool_format, thinking_format)
     calls, thoughts = chosen.calls, chosen.thoughts
-    dropped = tuple(dict.fromkeys((*found.dropped, *calls.dropped, *thoughts.dropped)))
+    dropped = tuple(dict.fromkeys((*found.dropped, *calls.dropped)))
     made = evolve(
         found,
         think_start=thoughts.start,
         think_end=thoughts.end,
         think_close=thoughts.close,
+        answer_start=thoughts.answer,
         tool_start=calls.start,
         tool_end=calls.end,
         dropped=dropped,
@@ -99,11 +100,15 @@ def _calls(text: TextCodec, template: str, name: str) -> tuple[Form, str]:
     module = getattr(markup.parse_call, "__module__", "") or ""
     if module.rpartition(".")[2] in ONLY_IN_LIBRARY:
         return library(markup), "mlx-lm"
+    return _seen(text, template)
+
+
+def _seen(text: TextCodec, template: str) -> tuple[Form, str]:
     for form in FORMS:
         if any(all(word in template for word in group) for group in form.template):
             return form, "the chat template"
-    if markup.parse_call is not None:
-        return library(markup), "mlx-lm"
+    if text.markup.parse_call is not None:
+        return library(text.markup), "mlx-lm"
     for form in FORMS:
         if form.vocabulary and all(_knows(text, word) for word in form.vocabulary):
             return form, "the vocabulary"
@@ -112,7 +117,8 @@ def _calls(text: TextCodec, template: str, name: str) -> tuple[Form, str]:
 
 def _thoughts(text: TextCodec, template: str, name: str) -> ThoughtForm:
     if name != AUTO:
-        return _named(name, THOUGHTS_BY_NAME, "--thinking-format", (AUTO,))
+        named: ThoughtForm = _named(name, THOUGHTS_BY_NAME, "--thinking-format", (AUTO,))
+        return named
     for form in THOUGHTS:
         if form.name == "granite":
             found = form.start in template

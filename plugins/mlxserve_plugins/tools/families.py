@@ -63,7 +63,7 @@ FORMS: Final = (
     Form(
         # openai/harmony, docs/format.md.
         name="harmony",
-        made=lambda tools, forced: HarmonyParser(tools, forced),
+        made=HarmonyParser,
         write=writing.harmony,
         template=(("<|channel|>", "<|message|>"),),
         vocabulary=("<|channel|>", "<|message|>", "<|constrain|>"),
@@ -133,11 +133,22 @@ FORMS: Final = (
         write=writing.tagged(QWEN_TAGS),
         template=(("<seed:tool_call>",),),
     ),
-    library_form("gemma4", "gemma4", quote='<|"|>', start="<|tool_call>", end="<tool_call|>",
-                 template=(("<|tool_call>", "<tool_call|>"),)),
-    library_form("function-gemma", "function_gemma", quote="<escape>",
-                 start="<start_function_call>", end="<end_function_call>",
-                 template=(("<start_function_call>",),)),
+    library_form(
+        "gemma4",
+        "gemma4",
+        quote='<|"|>',
+        start="<|tool_call>",
+        end="<tool_call|>",
+        template=(("<|tool_call>", "<tool_call|>"),),
+    ),
+    library_form(
+        "function-gemma",
+        "function_gemma",
+        quote="<escape>",
+        start="<start_function_call>",
+        end="<end_function_call>",
+        template=(("<start_function_call>",),),
+    ),
     Form(
         # meituan-longcat/LongCat-Flash-Chat, tokenizer_config.json.
         name="longcat",
@@ -160,9 +171,7 @@ FORMS: Final = (
         scripts={"<|START_ACTION|>": objects("<|END_ACTION|>")},
         end="<|END_ACTION|>",
         dropped=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
-        write=writing.objects(
-            "tool_name", "parameters", array=True, extra='"tool_call_id": "0", '
-        ),
+        write=writing.objects("tool_name", "parameters", array=True, extra='"tool_call_id": "0", '),
         template=(("<|START_ACTION|>",),),
         vocabulary=("<|START_ACTION|>",),
     ),
@@ -197,7 +206,7 @@ FORMS: Final = (
     Form(
         # mistralai/mistral-common, tokens/tokenizers/instruct.py.
         name="mistral",
-        scripts={"[TOOL_CALLS]": lambda tools: MistralCalls(tools)},
+        scripts={"[TOOL_CALLS]": MistralCalls},
         write=writing.headed("[ARGS]"),
         template=(("[TOOL_CALLS]", "[ARGS]"),),
         vocabulary=("[TOOL_CALLS]", "[ARGS]"),
@@ -205,7 +214,7 @@ FORMS: Final = (
     Form(
         # The same before tokenizer v11: arrays.
         name="mistral-v3",
-        scripts={"[TOOL_CALLS]": lambda tools: MistralCalls(tools)},
+        scripts={"[TOOL_CALLS]": MistralCalls},
         write=writing.objects(array=True),
         template=(("[TOOL_CALLS]",),),
         vocabulary=("[TOOL_CALLS]",),

@@ -61,9 +61,7 @@ class Form:
         """Return the parser of one choice."""
         if self.made is not None:
             return self.made(tools, forced)
-        grammar = grammar_of(
-            markup, self.scripts if tools else {}, self.starts if tools else {}
-        )
+        grammar = grammar_of(markup, self.scripts if tools else {}, self.starts if tools else {})
         return ReplyParser(grammar, tools, reasoning=reasoning, forced=forced)
 
     def grammar(
@@ -100,9 +98,7 @@ def keyed(tags: Tags, end: str) -> MakeScript:
 
 def whole(parse: Parse, end: str, quote: str = "") -> MakeScript:
     """Return what a function reads, or else objects."""
-    return either(
-        "{", objects(end), lambda tools: WholeCalls(tools, end, parse=parse, quote=quote)
-    )
+    return either("{", objects(end), lambda tools: WholeCalls(tools, end, parse=parse, quote=quote))
 
 
 def either(first: str, this: MakeScript, other: MakeScript) -> MakeScript:

@@ -12,8 +12,8 @@ from attrs import define, field
 
 from mlxserve_hookspecs import OutputDelta
 from mlxserve_plugins.tools.headed import arguments
-from mlxserve_plugins.tools.objects import closing
 from mlxserve_plugins.tools.marks import first_marker, held_back
+from mlxserve_plugins.tools.objects import closing
 from mlxserve_plugins.tools.parser import Tools
 from mlxserve_plugins.tools.script import CallScript, Steps
 from mlxserve_plugins.tools.told import Kind, Told
@@ -141,7 +141,7 @@ class HarmonyParser:
 
     def _read_call(self, *, final: bool) -> bool:
         script = self._script
-        assert script is not None  # noqa: S101 - the caller saw it
+        assert script is not None
         if not script.opened:
             self._raw += self._held
         script.feed(self._held)

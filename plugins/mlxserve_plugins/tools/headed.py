@@ -24,7 +24,7 @@ class HeadedCalls(CallScript):
 
     Kimi K2: ``functions.NAME:N<|tool_call_argument_begin|>{...}``; the head is the call's id.
     DeepSeek V3.1: ``NAME<｜tool▁sep｜>{...}``. DeepSeek V3 and R1:
-    ``function<｜tool▁sep｜>NAME\n```json\n{...}\n```​``. Hunyuan: the same with ``<tool_sep>``.
+    ``function<｜tool▁sep｜>NAME\n```json\n{...}\n``` ```. Hunyuan: the same with ``<tool_sep>``.
 
     Attributes:
         separator: Stands between name and arguments.

@@ -21,6 +21,8 @@ _WORDS: Final = {
 }
 """Python's constants are what some models write."""
 
+_HIGH: Final = range(0xD800, 0xDC00)
+_LOW: Final = range(0xDC00, 0xE000)
 _LOST: Final = "\\ufffd"
 """Half of a surrogate pair is no character."""
 
@@ -125,14 +127,14 @@ def _escape(script: CallScript, say: Sink) -> Steps[None]:
 def _unicode(script: CallScript, say: Sink) -> Steps[None]:
     code = yield from _hex(script)
     number = int(code, 16)
-    if 0xD800 <= number < 0xDC00 and (yield from script.skip("\\u")):
+    if number in _HIGH and (yield from script.skip("\\u")):
         low = yield from _hex(script)
-        if 0xDC00 <= int(low, 16) < 0xE000:
+        if int(low, 16) in _LOW:
             say(f"\\u{code}\\u{low}")
             return
         say(_LOST)
         code, number = low, int(low, 16)
-    say(_LOST if 0xD800 <= number < 0xE000 else f"\\u{code}")
+    say(_LOST if number in _HIGH or number in _LOW else f"\\u{code}")
 
 
 def _hex(script: CallScript) -> Steps[str]:

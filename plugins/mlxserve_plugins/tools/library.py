@@ -15,7 +15,6 @@ SPACE_M3: Final = "]<]minimax[>["
 """Stands before every tag of MiniMax M3; one token, so that no text spells a tag."""
 
 
-
 @define(eq=False)
 class WholeCalls(CallScript):
     """Reads up to the closing marker and asks a function.

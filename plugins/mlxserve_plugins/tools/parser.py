@@ -171,7 +171,7 @@ class ReplyParser:
     def _read_call(self, *, final: bool) -> bool:
         """Read on in the call; return whether it ended."""
         script = self._script
-        assert script is not None  # noqa: S101 - the caller saw it
+        assert script is not None
         opened = script.opened
         if not opened:
             self._raw += self._held

@@ -1,4 +1,4 @@
-"""Calls as Python writes them: ``[weather(city="Paris")]``, or a program for Llama's interpreter."""
+"""Calls as Python writes them, ``[weather(city="Paris")]``, or Llama's programs."""
 
 import ast
 import re
@@ -138,7 +138,7 @@ def _constant(node: ast.expr) -> Any:
 
 
 class _Constants(ast.NodeTransformer):
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 - ast's name
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         known = node.id in CONSTANTS
         return ast.copy_location(ast.Constant(CONSTANTS[node.id]), node) if known else node
 

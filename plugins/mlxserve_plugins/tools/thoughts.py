@@ -15,14 +15,14 @@ class ThoughtForm:
         start: Opens it.
         end: Closes it.
         close: What is said to end it early; empty: a line break, ``end`` and an empty line.
-        dropped: Marks of structure around the answer that follows.
+        answer: Stands before every answer, where an answer has a header.
     """
 
     name: str
     start: str
     end: str
     close: str = ""
-    dropped: tuple[str, ...] = ()
+    answer: str = ""
 
 
 NONE: Final = ThoughtForm(name="none", start="", end="")
@@ -32,6 +32,7 @@ THOUGHTS: Final = (
         start="<|channel|>analysis<|message|>",
         end="<|end|>",
         close="<|end|><|start|>assistant<|channel|>final<|message|>",
+        answer="<|channel|>final<|message|>",
     ),
     # ByteDance-Seed/Seed-OSS-36B-Instruct, README, "thinking budget"
     ThoughtForm(name="seed", start="<seed:think>", end="</seed:think>", close="</seed:think>"),

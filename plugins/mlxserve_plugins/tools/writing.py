@@ -115,7 +115,9 @@ def tagged(tags: Tags, *, key: Callable[[str, bool], str] | None = None) -> Any:
         rules = [f"call: {_around(spell, start, 'one', end)}", _one(functions)]
         for at, function in enumerate(functions):
             opened = f"{tags.call}{quote}{function['name']}{quote}{tags.call_head_end}"
-            rules.append(f"one_{at}: {spell(opened)} {line} given_{at} {spell(tags.call_end)} {BREAK}")
+            rules.append(
+                f"one_{at}: {spell(opened)} {line} given_{at} {spell(tags.call_end)} {BREAK}"
+            )
             schema = function["parameters"]
             named, made = _tagged_members(at, schema, head, spell, tags.param_end, pad)
             rules += [f"given_{at}: {_in_order(named)}", *made]
