@@ -13,7 +13,6 @@ from mlxserve_hookspecs import (
     hookimpl,
 )
 from mlxserve_plugins.structured.demands import demand_of
-from mlxserve_plugins.tools.budget import limited
 
 
 def _is_installed() -> bool:
@@ -62,7 +61,10 @@ class Structured:
         if demand is None:
             return None
         made: Constraint = self._for(text, vocab_size).constraint(demand)
-        return limited(made, request, text, vocab_size)
+        from mlxserve_plugins.tools.budget import limited  # noqa: PLC0415 - mlx
+
+        found: Constraint = limited(made, request, text, vocab_size)
+        return found
 
     def _for(self, text: TextCodec, vocab_size: int) -> Any:
         # Imports the library, numpy and mlx.
