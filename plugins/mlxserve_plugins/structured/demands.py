@@ -176,5 +176,3 @@ def spelt(marker: str, text: TextCodec) -> str:
 
 def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-

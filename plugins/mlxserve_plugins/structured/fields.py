@@ -42,8 +42,7 @@ def constraint_of(fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
     found = {
         name: demand
         for name in FIELDS
-        if fields.get(name) is not None
-        and (demand := _demand(name, fields[name])) is not None
+        if fields.get(name) is not None and (demand := _demand(name, fields[name])) is not None
     }
     if len(found) > 1:
         first, second = list(found)[:2]

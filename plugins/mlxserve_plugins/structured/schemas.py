@@ -13,10 +13,10 @@ GUIDANCE: Final = {
     "item_separator": ", ?",
     "key_separator": ": ?",
 }
-"""Unknown keywords are errors. White space is a space or none: with more a model need never stop."""
+"""Unknown keywords are errors. White space is a space or none: with more a model may never stop."""
 
 FORMATS: Final = frozenset(
-    "date-time time date duration email hostname ipv4 ipv6 uuid uri unknown".split()
+    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
 """What the library holds strings to. Any other format is an annotation, as the standard has it."""
 
@@ -42,6 +42,28 @@ UNMET: Final = (
 """Keywords that the library cannot hold a reply to."""
 
 
+ALONE: Final[Mapping[str, tuple[str, ...]]] = {
+    "then": ("if",),
+    "else": ("if",),
+    "if": ("then", "else"),
+    "minContains": ("contains",),
+    "maxContains": ("contains",),
+}
+"""Keywords that say nothing without one of these."""
+
+TRIVIAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "propertyNames": (True, {}, {"type": "string"}),
+    "not": (False,),
+    "uniqueItems": (False,),
+    "unevaluatedProperties": (True, {}),
+    "unevaluatedItems": (True, {}),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "dependencies": ({},),
+}
+"""Values with which a keyword is always true."""
+
+
 @frozen
 class Place:
     """Where in a schema something stands.
@@ -59,7 +81,7 @@ class Place:
     def inner(self, *names: str | int, opened: bool = False) -> "Place":
         """Return the place of a schema within this one."""
         steps = "".join(f"[{n}]" if isinstance(n, int) else f".{n}" for n in names)
-        return Place(f"{self.path}{steps}", opened, self.depth + 1)
+        return Place(f"{self.path}{steps}", opened or self.open, self.depth + 1)
 
 
 def prepared(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
@@ -78,9 +100,10 @@ def prepared(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
     """
     shared = _has(schema, "allOf")
     try:
-        return _schema(schema, Place(), param, shared) | {"x-guidance": GUIDANCE}
+        found: dict[str, Any] = _schema(schema, Place(), param, shared)
     except RecursionError as error:
         raise _refusal(param, "the schema is nested too deeply") from error
+    return found | {"x-guidance": GUIDANCE}
 
 
 def closed(schema: Mapping[str, Any] | None, param: str) -> dict[str, Any]:
@@ -103,31 +126,35 @@ def _schema(schema: Any, place: Place, param: str, shared: bool) -> Any:
         raise _refusal(param, "the schema is nested too deeply")
     found = {key: value for key, value in schema.items() if not _is_idle(key, value, schema)}
     _name_keys(found)
-    for key in UNMET:
-        if key in found:
-            raise _refusal(
-                param, f"`{param}` cannot be followed: {key!r} at {place.path or 'its root'}"[:400]
-            )
+    unmet = next((key for key in UNMET if key in found), None)
+    if unmet is not None:
+        where = (place.path or "its root")[:300]
+        raise _refusal(param, f"`{param}` cannot be followed: {unmet!r} at {where}")
     opened = place.open or "allOf" in found or "$ref" in found
-    others = opened or bool(found.get("properties"))
-    for key in ONE:
-        if key in found:
-            found[key] = _schema(found[key], place.inner(key), param, shared)
-    for key in SEVERAL:
-        if isinstance(found.get(key), Sequence):
-            adds = key == "allOf" or (key != "prefixItems" and others)
-            found[key] = [
-                _schema(one, place.inner(key, at, opened=adds), param, shared)
-                for at, one in enumerate(found[key])
-            ]
-    for key in NAMED:
-        if isinstance(found.get(key), Mapping):
-            defs = shared and key in ("$defs", "definitions")
-            found[key] = {
-                name: _schema(one, place.inner(key, name, opened=defs), param, shared)
-                for name, one in found[key].items()
-            }
+    found |= {
+        key: _inner(key, value, place, param, shared, opened or bool(found.get("properties")))
+        for key, value in found.items()
+    }
     return found if opened else _closed(found)
+
+
+def _inner(key: str, value: Any, place: Place, param: str, shared: bool, others: bool) -> Any:
+    """Return a keyword's value, the schemas within it prepared."""
+    if key in ONE:
+        return _schema(value, place.inner(key), param, shared)
+    if key in SEVERAL and isinstance(value, Sequence):
+        adds = key == "allOf" or (key != "prefixItems" and others)
+        return [
+            _schema(one, place.inner(key, at, opened=adds), param, shared)
+            for at, one in enumerate(value)
+        ]
+    if key in NAMED and isinstance(value, Mapping):
+        adds = shared and key in ("$defs", "definitions")
+        return {
+            name: _schema(one, place.inner(key, name, opened=adds), param, shared)
+            for name, one in value.items()
+        }
+    return value
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
@@ -138,42 +165,31 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     if "additionalProperties" in schema or _may_have_more(schema):
         return schema
     required = [name for name in schema.get("required") or () if isinstance(name, str)]
-    more = {name: {} for name in required if name not in declared}
+    more: dict[str, Any] = {name: {} for name in required if name not in declared}
     return {**schema, "properties": {**declared, **more}, "additionalProperties": False}
 
 
 def _is_idle(key: str, value: Any, schema: Mapping[str, Any]) -> bool:
     """Return whether a keyword is always true, or says nothing."""
-    if key == "format":
-        return value not in FORMATS
-    if key in ("then", "else"):
-        return "if" not in schema
-    if key == "if":
-        return "then" not in schema and "else" not in schema
-    if key == "propertyNames":
-        return value in (True, {}, {"type": "string"})
-    if key == "not":
-        return value is False
-    if key in ("uniqueItems", "minContains"):
-        return not value
-    if key in ("minContains", "maxContains"):
-        return "contains" not in schema
-    if key in ("unevaluatedProperties", "unevaluatedItems"):
-        return value in (True, {}) or (
-            value is False and key == "unevaluatedProperties" and not _may_have_more(schema)
-        )
-    return key in ("dependentRequired", "dependentSchemas", "dependencies") and not value
+    if key in ALONE:
+        return not any(other in schema for other in ALONE[key])
+    if key == "unevaluatedProperties" and value is False:
+        return not _may_have_more(schema)
+    if key in TRIVIAL:
+        return any(value == one and type(value) is type(one) for one in TRIVIAL[key])
+    return key == "format" and value not in FORMATS
 
 
 def _name_keys(schema: dict[str, Any]) -> None:
     """Turn names of keys that follow a pattern into properties that do, where that is the same."""
     names = schema.get("propertyNames")
-    pattern = names.get("pattern") if isinstance(names, Mapping) else None
-    if isinstance(pattern, str) and set(names) <= {"type", "pattern"}:
-        if not schema.get("properties") and "patternProperties" not in schema:
-            del schema["propertyNames"]
-            schema["patternProperties"] = {pattern: schema.get("additionalProperties", {})}
-            schema["additionalProperties"] = False
+    if not isinstance(names, Mapping) or not set(names) <= {"type", "pattern"}:
+        return
+    pattern = names.get("pattern")
+    if isinstance(pattern, str) and not schema.keys() & {"properties", "patternProperties"}:
+        del schema["propertyNames"]
+        schema["patternProperties"] = {pattern: schema.get("additionalProperties", {})}
+        schema["additionalProperties"] = False
 
 
 def _has(schema: Any, key: str, depth: int = 0) -> bool:

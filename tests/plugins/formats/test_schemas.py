@@ -1,0 +1,222 @@
+"""Schemas as clients send them are followed, and replies come to an end."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from mlxserve_hookspecs import RequestError
+from mlxserve_plugins.structured.fields import FIELDS, constraint_of
+from mlxserve_plugins.structured.schemas import GUIDANCE, closed, prepared
+
+from ..openai.fake_engine import EOS, FakeText
+from .test_forced import allowed, constrained, walk
+
+NAME = {"type": "string", "maxLength": 3}
+IDLE: dict[str, Any] = {
+    "names that are strings": {"propertyNames": {"type": "string"}},
+    "names that are anything": {"propertyNames": {}},
+    "an unknown format": {"format": "int32"},
+    "a format of another draft": {"format": "uri-reference"},
+    "items that may repeat": {"uniqueItems": False},
+    "nothing depends on anything": {"dependentRequired": {}},
+    "then without if": {"then": {"type": "string"}},
+    "if without then": {"if": {"type": "string"}},
+    "unevaluated ones are free": {"unevaluatedProperties": True},
+    "unevaluated ones are none": {"unevaluatedProperties": False},
+    "counts of nothing": {"minContains": 1, "maxContains": 2},
+    "annotations": {
+        "title": "t",
+        "$comment": "c",
+        "examples": [1],
+        "deprecated": True,
+        "readOnly": True,
+        "default": {},
+        "x-order": 3,
+        "markdownDescription": "m",
+        "$schema": "http://json-schema.org/draft-07/schema#",
+    },
+}
+
+
+def schema(**more: Any) -> dict[str, Any]:
+    found = {"type": "object", "properties": {"a": NAME}, "required": ["a"], **more}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": found}}
+
+
+@pytest.mark.parametrize("why", IDLE)
+def test_what_is_always_true_or_says_nothing_is_accepted(why: str) -> None:
+    said = walk(constrained(FakeText(), schema(**IDLE[why])), random.Random(1))
+    assert list(json.loads(said)) == ["a"]
+    inner = schema(properties={"a": NAME | IDLE[why]})
+    walk(constrained(FakeText(), inner), random.Random(1))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("not", {"type": "string"}),
+        ("contains", {"type": "string"}),
+        ("uniqueItems", True),
+        ("dependentRequired", {"a": ["b"]}),
+        ("propertyNames", {"maxLength": 3}),
+    ],
+)
+def test_what_cannot_be_followed_is_named_with_its_path(keyword: str, value: Any) -> None:
+    inner = schema(properties={"a": {"type": "array", "items": {"anyOf": [{keyword: value}]}}})
+    with pytest.raises(RequestError, match=keyword) as found:
+        constrained(FakeText(), inner)
+    assert ".properties.a.items.anyOf[0]" in found.value.message
+    assert found.value.status == 400
+
+
+def test_names_that_follow_a_pattern_are_followed() -> None:
+    demand = {
+        "type": "json_object",
+        "schema": {
+            "type": "object",
+            "propertyNames": {"pattern": "^[ab]$"},
+            "additionalProperties": {"type": "integer", "maximum": 9, "minimum": 0},
+            "maxProperties": 2,
+        },
+    }
+    found = json.loads(walk(constrained(FakeText(), demand), random.Random(3)))
+    assert set(found) <= {"a", "b"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_a_word_on_other_properties_a_reply_has_each_declared_one_once(seed: int) -> None:
+    inner = {"type": "object", "properties": {"c": NAME}, "required": ["c"]}
+    demand = schema(properties={"a": NAME, "b": inner}, required=["a", "b"])
+    said = walk(constrained(FakeText(), demand), random.Random(seed)).decode()
+    pairs: list[list[str]] = []
+    json.loads(said, object_pairs_hook=lambda found: pairs.append([key for key, _ in found]))
+    assert pairs == [["c"], ["a", "b"]]
+
+
+def test_white_space_is_a_space_or_none() -> None:
+    constraint = constrained(FakeText(), schema())
+    constraint.advance(b"{")
+    assert allowed(constraint) == [ord('"')]
+    constraint.advance(b'"a":')
+    assert {*allowed(constraint)} == {*b' "'}
+    constraint.advance(b' "b"')
+    assert allowed(constraint) == [ord("}")]
+    constraint.advance(b"}")
+    assert constraint.finished or allowed(constraint) == [EOS]
+
+
+@pytest.mark.parametrize(
+    "open_one",
+    [
+        {"additionalProperties": True},
+        {"additionalProperties": {"type": "string"}},
+        {"patternProperties": {"^x": {}}},
+        {"allOf": [{"properties": {"b": {}}}]},
+    ],
+)
+def test_an_object_that_may_have_more_stays_open(open_one: dict[str, Any]) -> None:
+    found = prepared({"type": "object", "properties": {"a": {}}, **open_one}, "p")
+    assert found.get("additionalProperties") is not False
+    for one in found.get("allOf", ()):
+        assert "additionalProperties" not in one
+
+
+def test_what_is_required_is_declared() -> None:
+    found = prepared({"type": "object", "properties": {"a": {}}, "required": ["a", "b"]}, "p")
+    assert set(found["properties"]) == {"a", "b"}
+
+
+def test_parts_of_a_whole_do_not_shut_each_other_out() -> None:
+    both = {
+        "allOf": [
+            {"type": "object", "properties": {"a": NAME}, "required": ["a"]},
+            {"$ref": "#/$defs/more"},
+        ],
+        "$defs": {"more": {"type": "object", "properties": {"b": NAME}, "required": ["b"]}},
+    }
+    demand = {"type": "json_object", "schema": both}
+    constraint = constrained(FakeText(), demand)
+    constraint.advance(b'{"a": "x", "b": "y"')
+    assert ord("}") in allowed(constraint)
+
+
+def test_arguments_are_an_object_of_declared_properties() -> None:
+    assert closed(None, "tools") == {
+        "type": "object",
+        "additionalProperties": False,
+        "x-guidance": GUIDANCE,
+    }
+    assert closed({"properties": {"a": {}}}, "tools")["additionalProperties"] is False
+    assert closed({"additionalProperties": True}, "tools")["additionalProperties"] is True
+
+
+PERSON = {"type": "object", "properties": {"a": NAME}, "required": ["a"]}
+DEMANDS: dict[str, tuple[dict[str, Any], bytes, str]] = {
+    "vLLM's guided_json": ({"guided_json": PERSON}, b'{"a": "x"}', "guided_json"),
+    "as text": ({"guided_json": json.dumps(PERSON)}, b'{"a": "x"}', "guided_json"),
+    "guided_regex": ({"guided_regex": "a/[0-9]{2}"}, b"a/12", "guided_regex"),
+    "guided_choice": ({"guided_choice": ["yes", 'n"o']}, b'n"o', "guided_choice"),
+    "guided_grammar": ({"guided_grammar": 'start: "a" b\nb: "b"'}, b"ab", "guided_grammar"),
+    "GBNF": ({"grammar": 'root ::= "a" b\nb ::= "b"'}, b"ab", "grammar"),
+    "SGLang's ebnf": ({"ebnf": 'root ::= "a" "b"'}, b"ab", "ebnf"),
+    "SGLang's regex": ({"regex": "[ab]{2}"}, b"ab", "regex"),
+    "structured_outputs": ({"structured_outputs": {"choice": ["b"]}}, b"b", "choice"),
+    "its json": ({"structured_outputs": {"json": PERSON}}, b'{"a": "x"}', "json"),
+    "its json_object": ({"structured_outputs": {"json_object": True}}, b"{}", "json_object"),
+    "response_format": (
+        {"response_format": {"type": "json_object"}, "guided_json": None},
+        b"{}",
+        "response_format",
+    ),
+    "its regex": ({"response_format": {"type": "regex", "pattern": "a"}}, b"a", "regex"),
+}
+
+
+@pytest.mark.parametrize("why", DEMANDS)
+def test_the_fields_of_other_servers_are_honoured(why: str) -> None:
+    fields, said, _ = DEMANDS[why]
+    constraint = constrained(FakeText(), constraint_of(fields))
+    for token in said:
+        assert token in allowed(constraint)
+        constraint.advance((token,))
+    assert constraint.finished or EOS in allowed(constraint)
+    assert constraint.finished or ord("@") not in allowed(constraint)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": 3}, "guided_json"),
+        ({"guided_regex": ""}, "guided_regex"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": [1]}, "guided_choice"),
+        ({"response_format": {"type": 3}}, "response_format.type"),
+        ({"structured_outputs": []}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"regex": "a", "guided_regex": "b"}, "regex"),
+    ],
+)
+def test_a_malformed_field_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as found:
+        constraint_of(fields)
+    assert (found.value.status, found.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}, {"other": 1}])
+def test_fields_that_demand_nothing_demand_nothing(fields: dict[str, Any]) -> None:
+    assert constraint_of(fields) is None
+    assert constraint_of(dict.fromkeys(FIELDS)) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"guided_regex": "(?=a)b"}, {"guided_grammar": "start: ("}, {"grammar": "root ::= ("}],
+)
+def test_what_is_no_grammar_is_a_400_that_names_its_field(fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as found:
+        constrained(FakeText(), constraint_of(fields))
+    assert (found.value.status, found.value.param) == (400, next(iter(fields)))
