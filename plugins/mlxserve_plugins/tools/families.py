@@ -11,9 +11,9 @@ from mlxserve_plugins.tools.forms import (
     INVOKE_TAGS,
     QWEN_TAGS,
     Form,
+    gemma,
     headed,
     keyed,
-    library_form,
     objects,
     python,
     tagged,
@@ -133,19 +133,17 @@ FORMS: Final = (
         write=writing.tagged(QWEN_TAGS),
         template=(("<seed:tool_call>",),),
     ),
-    library_form(
-        "gemma4",
-        "gemma4",
-        quote='<|"|>',
-        start="<|tool_call>",
+    Form(
+        # google/gemma-4, chat_template.jinja.
+        name="gemma4",
+        scripts={"<|tool_call>": gemma('<|"|>', "<tool_call|>")},
         end="<tool_call|>",
         template=(("<|tool_call>", "<tool_call|>"),),
     ),
-    library_form(
-        "function-gemma",
-        "function_gemma",
-        quote="<escape>",
-        start="<start_function_call>",
+    Form(
+        # google/functiongemma-270m-it, chat_template.jinja.
+        name="function-gemma",
+        scripts={"<start_function_call>": gemma("<escape>", "<end_function_call>")},
         end="<end_function_call>",
         template=(("<start_function_call>",),),
     ),

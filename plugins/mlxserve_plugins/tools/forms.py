@@ -1,6 +1,5 @@
 """The families' forms of calls and of thinking, as data. Where each is from stands beside it."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -9,6 +8,7 @@ from attrs import field, frozen
 from mlxserve_hookspecs import Markup, OutputParser
 from mlxserve_plugins.tools import writing
 from mlxserve_plugins.tools.either import Either
+from mlxserve_plugins.tools.gemma import GemmaCalls
 from mlxserve_plugins.tools.headed import HeadedCalls
 from mlxserve_plugins.tools.library import Parse, WholeCalls
 from mlxserve_plugins.tools.objects import ObjectCalls
@@ -96,9 +96,14 @@ def keyed(tags: Tags, end: str) -> MakeScript:
     return either("{", objects(end), lambda tools: KeyedCalls(tools, end, tags=tags))
 
 
-def whole(parse: Parse, end: str, quote: str = "") -> MakeScript:
+def whole(parse: Parse, end: str) -> MakeScript:
     """Return what a function reads, or else objects."""
-    return either("{", objects(end), lambda tools: WholeCalls(tools, end, parse=parse, quote=quote))
+    return either("{", objects(end), lambda tools: WholeCalls(tools, end, parse=parse))
+
+
+def gemma(quote: str, end: str) -> MakeScript:
+    """Return what reads Gemma's own notation, or else objects."""
+    return either("{", objects(end), lambda tools: GemmaCalls(tools, end, quote=quote))
 
 
 def either(first: str, this: MakeScript, other: MakeScript) -> MakeScript:
@@ -131,14 +136,3 @@ DSML_TAGS: Final = Tags(
     param_head_end=">",
     param_end="</｜DSML｜parameter>",
 )
-
-
-def library_form(name: str, module: str, *, quote: str = "", **more: Any) -> Form:
-    """Return the form of one of mlx-lm's parsers, ``mlx_lm.tool_parsers.MODULE``."""
-
-    def parse(text: str, tools: Tools) -> Any:
-        found = importlib.import_module(f"mlx_lm.tool_parsers.{module}")
-        return found.parse_tool_call(text, tools)
-
-    start, end = more.pop("start"), more.pop("end")
-    return Form(name=name, scripts={start: whole(parse, end, quote)}, end=end, **more)

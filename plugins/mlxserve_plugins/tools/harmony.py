@@ -95,9 +95,11 @@ class HarmonyParser:
                 return
 
     def _read_header(self) -> bool:
+        if self._is_plain():
+            return True
         head, found, rest = self._held.partition(MESSAGE)
         if not found:
-            return self._is_plain()
+            return False
         self._held, self._begun = rest, True
         self.told.mark(apart=True)
         self._enter(head)

@@ -21,12 +21,9 @@ class WholeCalls(CallScript):
 
     Attributes:
         parse: Returns a call, or a list of them; may raise anything.
-        quote: What strings stand between, in the form: a marker after an odd number of them is
-            within a string.
     """
 
     parse: Parse = field(kw_only=True)
-    quote: str = field(kw_only=True, default="")
 
     def read(self) -> Steps[None]:
         """Read to the marker; without one, or without its coming, to the end of the reply."""
@@ -45,21 +42,14 @@ class WholeCalls(CallScript):
         self.settle()
 
     def _body(self) -> Steps[str]:
-        text = ""
         try:
-            while True:
-                if not self.end:
-                    yield from self.more()
-                    continue
-                before, _ = yield from self.until(self.end)
-                text += before
-                if not self.quote or text.count(self.quote) % 2 == 0:
-                    return text
-                text += self.end
+            while not self.end:
+                yield from self.more()
+            text, _ = yield from self.until(self.end)
         except CutError:
-            rest = self.rest
+            text = self.rest
             self._at = len(self._text)
-            return text + rest
+        return text
 
 
 def parse_m3(text: str, tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:

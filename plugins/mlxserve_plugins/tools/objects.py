@@ -82,6 +82,8 @@ class ObjectCalls(CallScript):
             if (yield from self.space()) != '"':
                 raise BrokenError
             key = yield from parsed(self, json.loads)
+            if self.bare and key not in KNOWN:
+                raise BrokenError
             if (yield from self.space()) != ":":
                 raise BrokenError
             yield from self.take_char()
@@ -109,8 +111,6 @@ class ObjectCalls(CallScript):
         elif key in IDS:
             ident = yield from parsed(self, json.loads)
             self._ident = str(ident) if isinstance(ident, str) else ""
-        elif self.bare and key not in KNOWN:
-            raise BrokenError
         else:
             yield from collected(self)
 

@@ -222,3 +222,105 @@ def test_whatever_the_pieces_are_made_of_the_outcome_is_the_same(
     for other in (pieces, list(text)):
         deltas = read(parser(family, reasoning=reasoning), other)
         assert (joined(deltas), summed(deltas)) == (joined(whole), summed(whole))
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+SPELT = {
+    "hermes": '<tool_call>\n{"name": "note", "arguments": %s}\n</tool_call>',
+    "llama3": '{"name": "note", "parameters": %s}',
+    "mistral": "[TOOL_CALLS]note[ARGS]%s",
+    "kimi-k2": "<|tool_call_begin|>functions.note:0<|tool_call_argument_begin|>%s<|tool_call_end|>",
+    "deepseek-v3": "<｜tool▁call▁begin｜>function<｜tool▁sep｜>note\n```json\n%s\n```",
+    "cohere": '<|START_ACTION|>[{"tool_name": "note", "parameters": %s}]<|END_ACTION|>',
+    "harmony": "<|channel|>commentary to=functions.note<|message|>%s<|call|>",
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    family=st.sampled_from(sorted(SPELT)),
+    more=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), VALUES, max_size=4),
+    spelling=st.sampled_from(
+        [{}, {"ensure_ascii": False}, {"indent": 2}, {"separators": (",", ":")}]
+    ),
+    size=st.integers(1, 9),
+)
+def test_any_arguments_come_back_as_they_were(
+    family: str, more: dict[str, Any], spelling: dict[str, Any], size: int
+) -> None:
+    text = SPELT[family] % json.dumps(more, **spelling)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    content, _, calls, broken = summed(read(parser(family), pieces))
+    assert (content, broken) == ("", 0)
+    assert [json.loads(call["arguments"]) for call in calls] == [more]
+
+
+@pytest.mark.parametrize(
+    ("spelt", "read_as"),
+    [
+        ('{"text": "a\nb\tc\x01"}', {"text": "a\nb\tc\x01"}),
+        ('{"text": True, "tags": None}', {"text": True, "tags": None}),
+        ('{"text": "\\ud83d"}', {"text": "\ufffd"}),
+        ('{"text": "\\ud83d\\ude00"}', {"text": "😀"}),
+        ('"{\\"text\\": \\"a\\"}"', {"text": "a"}),
+        ("null", {}),
+    ],
+    ids=["control characters", "Python's constants", "half a pair", "a pair", "text", "null"],
+)
+def test_what_models_write_in_place_of_json_is_read(spelt: str, read_as: Any) -> None:
+    text = '<tool_call>{"name": "note", "arguments": %s}</tool_call>' % spelt  # noqa: UP031
+    for pieces in ([text], list(text)):
+        (call,) = summed(read(parser("hermes"), pieces))[2]
+        assert json.loads(call["arguments"]) == read_as
+
+
+@pytest.mark.parametrize("form", ["hermes", "qwen3-coder", "minimax-m2", "glm"])
+def test_a_call_that_breaks_after_its_arguments_began_stays_one_and_is_counted(form: str) -> None:
+    text = next(one["text"] for one in corpus(form)["cases"] if one["case"] == "one call")
+    broken = text.replace("Paris", "Paris", 1)
+    cut = broken.index("Paris") + 5
+    broken = broken[:cut].replace('"Paris', "Paris") + " oops" + text[text.rindex("</") :]
+    content, _, calls, count = summed(read(parser(form), [broken]))
+    assert (content, count) == ("", 1)
+    (call,) = calls
+    assert call["name"] == "weather"
+    with pytest.raises(ValueError, match=r"."):
+        json.loads(call["arguments"])
+
+
+def test_a_forgotten_brace_after_the_arguments_harms_nobody() -> None:
+    text = '<tool_call>{"name": "note", "arguments": {"text": "a"}</tool_call>Yes.'
+    content, _, calls, broken = summed(read(parser("hermes"), [text]))
+    assert (content, broken) == ("Yes.", 0)
+    assert json.loads(calls[0]["arguments"]) == {"text": "a"}
+
+
+def test_llamas_interpreter_is_called_with_a_program_and_its_tools_by_name() -> None:
+    tools = [*TOOLS, {"type": "function", "function": {"name": "ipython"}}]
+    program = "<|python_tag|>print('<b>', 1)\n"
+    (call,) = summed(read(parser("llama3", tools), list(program)))[2]
+    assert (call["name"], json.loads(call["arguments"])) == ("ipython", {"code": "print('<b>', 1)"})
+    builtin = '<|python_tag|>brave_search.call(query="x")'
+    (call,) = summed(read(parser("llama3"), list(builtin)))[2]
+    assert (call["name"], json.loads(call["arguments"])) == ("brave_search", {"query": "x"})
+    assert summed(read(parser("llama3"), [program]))[0] == program
+
+
+def test_a_json_answer_of_a_model_with_bare_calls_streams_as_content() -> None:
+    reader = parser("llama3")
+    said = [reader.feed(piece).content for piece in ('{"ans', 'wer": ', "42}")]
+    assert said == ["", '{"answer":', " 42}"]
