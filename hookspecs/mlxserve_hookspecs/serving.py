@@ -34,6 +34,7 @@ class Services:
             where it is left out); ``None``: all text is content.
         hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
             hook; any thread.
+        running_totals: What the plugins have counted, by name, as ``running_totals`` says.
     """
 
     engine: EngineClient
@@ -44,6 +45,7 @@ class Services:
     cache_stats: Callable[[], "dict[str, dict[str, float]]"]
     make_parser: Callable[..., OutputParser | None]
     hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
+    running_totals: Callable[[], Mapping[str, float]] = dict
 
 
 @hookspec

@@ -23,6 +23,7 @@ from mlxserve_plugins.auth import Auth, AuthOptions
 from mlxserve_plugins.metrics import Metrics
 from mlxserve_plugins.metrics.collectors import Weighted, documented, totals
 from mlxserve_plugins.metrics.endpoint import TierReader
+from mlxserve_plugins.tools import Tools
 
 from .openai.fake_engine import FakeText
 from .scripted import CARD, IDLE, MakeStage, Stage, finish_of, request_of
@@ -369,3 +370,8 @@ def test_plugins_that_fail_are_counted_by_plugin_and_hook(make_stage: MakeStage)
     assert found[of(name, plugin="plugin-1", hook="first_token")] == 3
     assert found[of(name, plugin="plugin-1", hook="admit")] == 1
     assert found[of("mlxserve_time_to_first_token_seconds_count")] == 3
+
+
+def test_what_plugins_count_is_shown_among_the_totals(make_stage: MakeStage) -> None:
+    stage = make_stage(Metrics(), Tools())
+    assert scraped(stage)[of("mlxserve_broken_tool_calls_total")] == 0

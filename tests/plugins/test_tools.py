@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from mlxserve_hookspecs import Markup, OutputDelta, OutputParser
 from mlxserve_plugins.tools import Tools
@@ -215,3 +216,18 @@ def bare(text: str) -> str:
     """Return the letters in order of the alphabet: thinking may come from amidst the content."""
     unmarked = text.replace("<think>", "").replace("</think>", "")
     return "".join(sorted("".join(unmarked.split())))
+
+
+def test_calls_that_cannot_be_read_are_counted_and_logged_without_their_text() -> None:
+    plugin = Tools()
+    text = FakeText()
+    text.markup = QWEN
+    parser = plugin.make_output_parser(text, TOOLS, False)
+    assert parser is not None
+    with capture_logs() as lines:
+        parser.feed("<tool_call>secret</tool_call>")
+        parser.finish()
+    assert plugin.running_totals() == {"broken_tool_calls": 1.0}
+    (line,) = lines
+    assert line["event"] == "a tool call could not be read"
+    assert "secret" not in str(line)

@@ -20,6 +20,7 @@ from mlxserve_hookspecs import (
     Services,
     TextCodec,
     generation,
+    lifecycle,
     serving,
 )
 
@@ -51,6 +52,7 @@ def services_of(resolved: Resolved, service: Service) -> Services:
     """Return what the plugins' routes may use."""
     engine = service.client
     parser = ask(resolved.plugins, generation.make_output_parser)
+    totals = gather(resolved.plugins, lifecycle.running_totals)
 
     def make_parser(
         text: TextCodec,
@@ -69,4 +71,5 @@ def services_of(resolved: Resolved, service: Service) -> Services:
         cache_stats=service.cache_stats,
         make_parser=make_parser,
         hook_errors=lambda: failures(resolved.plugins),
+        running_totals=lambda: {name: value for one in totals() for name, value in one.items()},
     )

@@ -1,6 +1,6 @@
 """Read tool calls and thinking out of chat replies, in the form of the model that is served."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -10,6 +10,7 @@ from mlxserve_hookspecs import (
     GenerationRequest,
     Markup,
     ModelCard,
+    OutputDelta,
     OutputParser,
     TextCodec,
     hookimpl,
@@ -39,7 +40,7 @@ class Tools:
     """Answers for replies that may have markers: the model has some, or the request has tools."""
 
     options: ToolsOptions = field(factory=ToolsOptions)
-    _why: str = field(default="", init=False)
+    _broken: int = field(default=0, init=False)
 
     @hookimpl
     def describe_markup(self, text: TextCodec, template: str) -> Markup:
@@ -88,7 +89,46 @@ class Tools:
         markup = text.markup
         if not (tools or markup.think_start or markup.dropped or markup.transitions):
             return None
-        made: OutputParser = form_of(markup).parser(
-            markup, tools, reasoning=reasoning, forced=forced
-        )
-        return made
+        form = form_of(markup)
+        made = form.parser(markup, tools, reasoning=reasoning, forced=forced)
+        return Counted(made, self._count, form.name)
+
+    @hookimpl
+    def running_totals(self) -> Mapping[str, float]:
+        """Answer with the calls that could not be read."""
+        return {"broken_tool_calls": float(self._broken)}
+
+    def _count(self, broken: int, form: str) -> None:
+        import structlog  # noqa: PLC0415 - not before it is needed
+
+        self._broken += broken
+        log = structlog.get_logger("mlxserve.tools")
+        log.warning("a tool call could not be read", tool_format=form, calls=broken)
+
+
+@frozen
+class Counted:
+    """A parser whose broken calls are counted.
+
+    Attributes:
+        parser: Reads one choice.
+        count: Told how many calls broke, and of which form.
+        form: The form.
+    """
+
+    parser: OutputParser
+    count: Callable[[int, str], None]
+    form: str
+
+    def feed(self, text: str) -> OutputDelta:
+        """Take the next piece of text and return what became certain."""
+        return self._counted(self.parser.feed(text))
+
+    def finish(self) -> OutputDelta:
+        """Return what was held back; the reply has ended."""
+        return self._counted(self.parser.finish())
+
+    def _counted(self, delta: OutputDelta) -> OutputDelta:
+        if delta.broken:
+            self.count(delta.broken, self.form)
+        return delta
