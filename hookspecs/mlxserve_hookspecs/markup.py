@@ -54,6 +54,23 @@ class OutputDelta:
     broken: int = 0
     thinking: bool = False
 
+    def __add__(self, after: "OutputDelta") -> "OutputDelta":
+        """Return this and what came after it as one."""
+        known = all(one.parts or not one.has_text for one in (self, after))
+        return OutputDelta(
+            content=self.content + after.content,
+            reasoning=self.reasoning + after.reasoning,
+            tool_calls=(*self.tool_calls, *after.tool_calls),
+            parts=(*self.parts, *after.parts) if known else (),
+            broken=self.broken + after.broken,
+            thinking=after.thinking,
+        )
+
+    @property
+    def has_text(self) -> bool:
+        """Whether anything was said, thought or called."""
+        return bool(self.content or self.reasoning or self.tool_calls)
+
     def pieces(self, calls: int = 0) -> tuple[ReplyPart, ...]:
         """Return the parts in order; made up from the other fields where a parser gave none.
 

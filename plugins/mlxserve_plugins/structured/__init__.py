@@ -60,9 +60,11 @@ class Structured:
         demand = demand_of(request, text) if self.installed else None
         if demand is None:
             return None
-        made: Constraint = self._for(text, vocab_size).constraint(demand)
-        from mlxserve_plugins.tools.budget import limited  # noqa: PLC0415 - mlx
+        from mlxserve_plugins.tools.budget import Unlimited, limited  # noqa: PLC0415 - mlx
 
+        made: Constraint = Unlimited()
+        if demand.grammar:
+            made = self._for(text, vocab_size).constraint(demand)
         found: Constraint = limited(made, request, text, vocab_size)
         return found
 

@@ -23,7 +23,8 @@ class Demand:
     """A form for a reply.
 
     Attributes:
-        grammar: The reply's, in Lark; ``trigger`` and what follows it, if there is one.
+        grammar: The reply's, in Lark; ``trigger`` and what follows it, if there is one. Empty
+            if calls begin with nothing by which they could be told.
         param: The field that demands it.
         after: What ends the model's thinking, which is free; empty if the reply begins at once.
         trigger: What is free until this marker comes, and after each call again.
@@ -150,6 +151,8 @@ def _calls(wanted: Mapping[str, Any], text: TextCodec, *, thinks: bool) -> Deman
         # A form that only a function reads: every parser reads JSON between its markers too.
         rules = HERMES.write(given, spell, text.markup.tool_start, text.markup.tool_end)
     after = text.markup.think_end if thinks else ""
+    if choice == "auto" and not text.markup.tool_start:
+        return Demand("", "tools")
     if choice == "auto":
         grammar = "\n".join(["start: call", *(rules or ())]) + "\n"
         single = wanted.get("parallel") is False

@@ -59,7 +59,7 @@ def markup_for(text: TextCodec, template: str, tool_format: str, thinking_format
         think_end=thoughts.end,
         think_close=thoughts.close,
         answer_start=thoughts.answer,
-        tool_start=calls.start,
+        tool_start=calls.start or calls.trigger,
         tool_end=calls.end,
         dropped=dropped,
         thinking=thoughts.name,

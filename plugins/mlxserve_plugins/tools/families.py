@@ -64,6 +64,7 @@ FORMS: Final = (
         # openai/harmony, docs/format.md.
         name="harmony",
         made=HarmonyParser,
+        trigger="<|channel|>commentary to=functions.",
         write=writing.harmony,
         template=(("<|channel|>", "<|message|>"),),
         vocabulary=("<|channel|>", "<|message|>", "<|constrain|>"),

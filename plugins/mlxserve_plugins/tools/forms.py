@@ -29,6 +29,7 @@ class Form:
         end: The closing marker; empty if there is none.
         starts: What reads a call that no marker opens, by its first character.
         dropped: Markers of structure around calls and answers.
+        trigger: What a call begins with where it is no marker that opens a script.
         write: Returns the grammar of one call.
         made: Returns a parser in place of the usual one.
         template: What a chat template of the family has: any of the groups, all of a group.
@@ -40,6 +41,7 @@ class Form:
     end: str = ""
     starts: Mapping[str, MakeScript] = field(factory=dict)
     dropped: tuple[str, ...] = ()
+    trigger: str = ""
     write: Write = writing.nothing
     made: Callable[[Tools, bool], OutputParser] | None = None
     template: tuple[tuple[str, ...], ...] = ()

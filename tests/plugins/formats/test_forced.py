@@ -19,6 +19,7 @@ from mlxserve_plugins.structured import Structured
 from mlxserve_plugins.tools import Tools
 from mlxserve_plugins.tools.choosing import form_of, markup_for
 from mlxserve_plugins.tools.families import FORMS
+from mlxserve_plugins.tools.forms import Form, objects
 
 from ..openai.fake_engine import EOS, FakeText
 
@@ -226,3 +227,22 @@ def test_the_models_own_parser_is_asked_where_the_plugin_is_used() -> None:
     parser = Tools().make_output_parser(text, TOOLS, False, True)
     assert parser is not None
     assert parser.feed("[TOOL_CALLS]stop[ARGS]{}").tool_calls[0]["name"] == "stop"
+
+
+def test_harmonys_calls_are_told_by_their_recipient() -> None:
+    constraint = constrained(Family("harmony"), AUTO)
+    constraint.advance(b"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant")
+    assert constraint.mask() is None
+    constraint.advance(b"<|channel|>commentary to=functions.")
+    assert set(allowed(constraint)) == {*b"ws"}
+    constraint.advance(b"stop <|constrain|>json<|message|>{}<|call|>")
+    assert constraint.mask() is None
+
+
+def test_calls_that_begin_with_nothing_are_left_free() -> None:
+    text = FakeText()
+    text.markup = Markup(calls=Form(name="mine", starts={"{": objects("", bare=True)}))
+    constraint = constrained(text, AUTO)
+    constraint.advance(b'{"name"')
+    assert constraint.mask() is None
+    assert not constraint.finished
