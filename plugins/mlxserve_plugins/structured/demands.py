@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 from attrs import frozen
@@ -142,6 +143,7 @@ def _calls(wanted: Mapping[str, Any], text: TextCodec, *, thinks: bool) -> Deman
         for one in functions
     ]
 
+    @cache
     def spell(marker: str) -> str:
         return spelt(marker, text)
 

@@ -90,6 +90,8 @@ def walk(constraint: Constraint, dice: random.Random, closer: str = "") -> bytes
             constraint.advance(closer.encode())
             said += closer.encode()
             continue
+        if EOS in choices and dice.random() < 0.5:
+            break
         plain = [token for token in choices if 31 < token < 127] or choices
         few = [token for token in choices if token in LETTERS] or plain
         # Closing what is open is half of what is said, or no text would ever end.
@@ -246,3 +248,13 @@ def test_calls_that_begin_with_nothing_are_left_free() -> None:
     constraint.advance(b'{"name"')
     assert constraint.mask() is None
     assert not constraint.finished
+
+
+def test_an_answer_with_a_header_follows_its_schema_behind_the_header() -> None:
+    text = Family("harmony", "harmony")
+    constraint = constrained(text, {"type": "json_object", "schema": {"type": "integer"}})
+    assert EOS not in allowed(constraint)
+    constraint.advance(b"<|channel|>analysis<|message|>{<|end|><|start|>assistant")
+    assert len(allowed(constraint)) > 200
+    constraint.advance(b"<|channel|>final<|message|>")
+    assert {*allowed(constraint)} == {*b"\n-0123456789"}

@@ -5,6 +5,9 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema_rs import validator_for
 
 from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.structured.fields import FIELDS, constraint_of
@@ -220,3 +223,56 @@ def test_what_is_no_grammar_is_a_400_that_names_its_field(fields: dict[str, Any]
     with pytest.raises(RequestError) as found:
         constrained(FakeText(), constraint_of(fields))
     assert (found.value.status, found.value.param) == (400, next(iter(fields)))
+
+
+LEAVES = st.sampled_from(
+    [
+        {"type": "string", "maxLength": 4},
+        {"type": "string", "format": "int32", "maxLength": 3},
+        {"type": "integer", "minimum": -5, "maximum": 300},
+        {"type": "boolean"},
+        {"type": "null"},
+        {"enum": ["a", 1, None]},
+        {"const": {"k": [1]}},
+        {"type": "string", "pattern": "^[ab]{1,3}$"},
+        {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "string", "format": "date"},
+        {"$ref": "#/$defs/x"},
+    ]
+)
+
+
+def objects_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return schemas of objects, some of them open, with what clients write beside."""
+    names = st.lists(st.sampled_from("abcd"), unique=True, min_size=1, max_size=3)
+
+    def build(keys: list[str], parts: list[Any], must: int, more: dict[str, Any]) -> Any:
+        properties = dict(zip(keys, parts, strict=False))
+        return {"type": "object", "properties": properties, "required": keys[:must], **more}
+
+    more = st.sampled_from(
+        [{}, {"additionalProperties": False}, {"title": "t"}, {"propertyNames": {"type": "string"}}]
+    )
+    parts = st.lists(inner, min_size=3, max_size=3)
+    return st.builds(build, names, parts, st.integers(0, 3), more)
+
+
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        objects_of(inner),
+        st.builds(lambda one: {"type": "array", "items": one, "maxItems": 2}, inner),
+        st.builds(lambda one, two: {"anyOf": [one, two]}, inner, inner),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(inner=SCHEMAS, seed=st.integers(0, 1000))
+def test_whatever_is_said_under_a_schema_validates_and_ends(inner: Any, seed: int) -> None:
+    schema = {**inner, "$defs": {"x": {"type": "object", "properties": {"n": {"type": "null"}}}}}
+    constraint = constrained(FakeText(), {"type": "json_object", "schema": schema})
+    said = walk(constraint, random.Random(seed))
+    assert len(said) < 3000
+    assert validator_for(schema).is_valid(json.loads(said))
