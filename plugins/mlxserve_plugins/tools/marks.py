@@ -15,9 +15,12 @@ def first_marker(text: str, edges: Sequence[tuple[str, str]]) -> tuple[int, str,
 
 def held_back(text: str, edges: Sequence[tuple[str, str]]) -> int:
     """Return how much of the end of ``text`` may be the start of a marker."""
-    most = min(len(text), max((len(marker) - 1 for marker, _ in edges), default=0))
-    for length in range(most, 0, -1):
-        tail = text[-length:]
-        if any(marker.startswith(tail) for marker, _ in edges):
-            return length
-    return 0
+    most = 0
+    for marker, _ in edges:
+        size = min(len(text), len(marker) - 1)
+        at = text.find(marker[0], len(text) - size)
+        while at >= 0 and not marker.startswith(text[at:]):
+            at = text.find(marker[0], at + 1)
+        if at >= 0:
+            most = max(most, len(text) - at)
+    return most
