@@ -117,3 +117,44 @@ def _plain(kind: str, value: Any, where: str) -> Mapping[str, Any]:
 
 def _refusal(param: str, message: str) -> RequestError:
     return RequestError(status=400, message=message, param=param)
+
+
+def chat_constraint(
+    fields: Mapping[str, Any],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    choice: Any = None,
+    parallel: bool | None = None,
+    budget: int | None = None,
+) -> Mapping[str, Any] | None:
+    """Return the constraint of a chat request, of whatever surface; ``None`` if it has none.
+
+    Where calls are free, they are held to their grammar only if a function says ``strict`` or the
+    client wants one call at most: a reply that is watched costs its decode-ahead.
+
+    Args:
+        fields: The body's, as ``constraint_of`` takes them.
+        tools: OpenAI's shape; ``None`` or empty if nothing may be called.
+        choice: ``None``, ``auto``, ``none``, ``required``, or a function as OpenAI names it.
+        parallel: Whether a reply may have several calls.
+        budget: Tokens of thinking, as ``orders_of`` says.
+
+    Raises:
+        RequestError: As ``constraint_of``; or a form and a forced call are demanded (status 400).
+    """
+    demand = constraint_of(fields)
+    calls = {"type": "tool_choice", "tool_choice": choice or "auto", "tools": tools}
+    if choice not in (None, "auto", "none"):
+        if demand is not None:
+            message = (
+                "a form of the reply and a `tool_choice` that forces a call exclude each other"
+            )
+            raise _refusal("tool_choice", message)
+        demand = calls
+    elif demand is None and tools and choice != "none":
+        strict = any(tool["function"].get("strict") is True for tool in tools)
+        if strict or parallel is False:
+            demand = {**calls, "parallel": parallel is not False}
+    if budget is None:
+        return demand
+    return {**(demand or {"type": "thinking"}), "thinking_budget": budget}

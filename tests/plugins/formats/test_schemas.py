@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema_rs import validator_for
 
 from mlxserve_hookspecs import RequestError
-from mlxserve_plugins.structured.fields import FIELDS, constraint_of
+from mlxserve_plugins.structured.fields import FIELDS, chat_constraint, constraint_of
 from mlxserve_plugins.structured.schemas import GUIDANCE, closed, prepared
 
 from ..openai.fake_engine import EOS, FakeText
@@ -276,3 +276,40 @@ def test_whatever_is_said_under_a_schema_validates_and_ends(inner: Any, seed: in
     said = walk(constraint, random.Random(seed))
     assert len(said) < 3000
     assert validator_for(schema).is_valid(json.loads(said))
+
+
+FREE = [{"type": "function", "function": {"name": "f"}}]
+STRICT = [{"type": "function", "function": {"name": "f", "strict": True}}]
+AUTO = {"type": "tool_choice", "tool_choice": "auto"}
+JSON = {"response_format": {"type": "json_object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wish", "wanted"),
+    [
+        ({}, {}, None),
+        ({}, {"tools": FREE}, None),
+        ({}, {"tools": FREE, "choice": "auto", "parallel": True}, None),
+        ({}, {"tools": STRICT}, {**AUTO, "tools": STRICT, "parallel": True}),
+        ({}, {"tools": FREE, "parallel": False}, {**AUTO, "tools": FREE, "parallel": False}),
+        ({}, {"tools": STRICT, "choice": "none", "parallel": False}, None),
+        (
+            {},
+            {"tools": FREE, "choice": "required"},
+            {"type": "tool_choice", "tool_choice": "required", "tools": FREE},
+        ),
+        (JSON, {"tools": FREE, "parallel": False}, {"type": "json_object"}),
+        (JSON, {"budget": 7}, {"type": "json_object", "thinking_budget": 7}),
+        ({}, {"budget": 7}, {"type": "thinking", "thinking_budget": 7}),
+    ],
+)
+def test_a_chat_request_has_the_one_constraint_that_it_needs(
+    fields: dict[str, Any], wish: dict[str, Any], wanted: Any
+) -> None:
+    assert chat_constraint(fields, **wish) == wanted
+
+
+def test_a_form_and_a_forced_call_exclude_each_other() -> None:
+    with pytest.raises(RequestError) as found:
+        chat_constraint(JSON, tools=FREE, choice="required")
+    assert found.value.param == "tool_choice"
