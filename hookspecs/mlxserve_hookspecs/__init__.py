@@ -18,7 +18,6 @@ from mlxserve_hookspecs.engine import (
     EngineClient,
     EngineStatus,
     Limits,
-    Markup,
     ModelCard,
     TextCodec,
 )
@@ -30,9 +29,10 @@ from mlxserve_hookspecs.errors import (
     SettingError,
 )
 from mlxserve_hookspecs.events import Finish, FinishReason, GenerationEvent, TokenLogprob, Usage
-from mlxserve_hookspecs.generation import Constraint, OutputDelta, OutputParser
+from mlxserve_hookspecs.generation import Constraint
 from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
+from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
@@ -65,6 +65,7 @@ __all__ = [
     "BlockKey",
     "CacheLayout",
     "CacheTier",
+    "CallFormat",
     "Candidate",
     "Command",
     "Constraint",
@@ -105,6 +106,7 @@ __all__ = [
     "Proposer",
     "Rank",
     "RankPlan",
+    "ReplyPart",
     "RequestError",
     "Route",
     "SamplingParams",

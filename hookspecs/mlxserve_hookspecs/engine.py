@@ -1,11 +1,12 @@
 """The engine as plugins and API surfaces see it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
 from mlxserve_hookspecs.events import GenerationEvent
+from mlxserve_hookspecs.markup import Markup
 from mlxserve_hookspecs.requests import GenerationRequest
 
 
@@ -57,37 +58,6 @@ class ModelCard:
     identity: str = ""
     layout: tuple[str, ...] = ()
     any_name: bool = False
-
-
-@frozen(kw_only=True)
-class Markup:
-    """How a model marks its thinking and its tool calls in a reply.
-
-    Attributes:
-        think_start: Opens the thinking; empty if the model marks none.
-        think_end: Closes it.
-        tool_start: Opens a tool call, or several; empty if the model makes none.
-        tool_end: Closes it; empty also where the end of the reply does.
-        parse_call: Takes what stands between, and the request's tools; returns a call, ``name``
-            and ``arguments``, or a list of them. On anything else it may raise anything.
-        dropped: Markers of structure, which no reader wants to see.
-        initial: The state in which replies begin, for a model that has more states than these:
-            ``normal``, ``reasoning`` and ``tool``.
-        transitions: Such a model's markers in each state, each with the state that it leads to.
-        special: Whether a marker has special tokens: text without those lacks it.
-        ignores_tools: Whether the chat template leaves a request's tools out of the prompt.
-    """
-
-    think_start: str = ""
-    think_end: str = ""
-    tool_start: str = ""
-    tool_end: str = ""
-    parse_call: Callable[[str, Sequence[Mapping[str, Any]] | None], Any] | None = None
-    dropped: tuple[str, ...] = ()
-    initial: str = "normal"
-    transitions: Mapping[str, tuple[tuple[str, str], ...]] = field(factory=dict)
-    special: bool = False
-    ignores_tools: bool = False
 
 
 class TextCodec(Protocol):

@@ -1,5 +1,7 @@
 """Hooks that tell what happens, from before the start to after the end."""
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 from mlxserve_hookspecs.engine import EngineStatus, ModelCard, TextCodec
@@ -109,4 +111,14 @@ def iteration_finished(iteration: Iteration) -> None:
     """Learn what one iteration did.
 
     **Tell.** Called on the engine thread after each iteration that did something.
+    """
+
+
+@hookspec
+def running_totals() -> Mapping[str, float] | None:
+    """Say what a plugin has counted since its start, by name: metrics show it.
+
+    **Gather.** Every plugin is asked; ``None`` if it counts nothing. Totals only grow.
+
+    Called whenever somebody looks, on any thread: must not block.
     """

@@ -23,6 +23,7 @@ from mlxserve_plugins.auth import Auth, AuthOptions
 from mlxserve_plugins.metrics import Metrics
 from mlxserve_plugins.metrics.collectors import Weighted, documented, totals
 from mlxserve_plugins.metrics.endpoint import TierReader
+from mlxserve_plugins.tools import Tools
 
 from .openai.fake_engine import FakeText
 from .scripted import CARD, IDLE, MakeStage, Stage, finish_of, request_of
@@ -393,3 +394,8 @@ def test_fields_at_fault_are_told_apart_as_long_as_they_are_few(make_stage: Make
     assert found[of(name, status="400", reason="bad", field="field7")] == 2
     assert found[of(name, status="400", reason="bad", field="other")] == 44
     assert len([sample for sample in found if sample[0] == name]) == 257
+
+
+def test_what_plugins_count_is_shown_among_the_totals(make_stage: MakeStage) -> None:
+    stage = make_stage(Metrics(), Tools())
+    assert scraped(stage)[of("mlxserve_broken_tool_calls_total")] == 0

@@ -18,7 +18,7 @@ from mlxserve.model.marks import unmarked
 from mlxserve.model.wired import wire
 from mlxserve.options import ModelOptions
 from mlxserve.text.tokenizer import Tokenizer
-from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, models
+from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, generation, models
 
 log = structlog.get_logger("mlxserve.model")
 
@@ -102,6 +102,9 @@ def load(
     source = ModelSource(folder=source.folder, identity=f"{identity}@{dtype}", name=source.name)
     name = options.served_model_name or source.name or options.model
     text = Tokenizer(wrapper, options.chat_special_tokens)
+    described = ask(plugins, generation.describe_markup)(text=text, template=text.chat_template)
+    if described is not None:
+        text.markup = described
     if text.template_fault is not None:
         log.warning("the chat template is broken: no chat", model=name, fault=text.template_fault)
     return LoadedModel(model, text, config, source, name, int(time.time()))

@@ -48,11 +48,15 @@ def services_of(resolved: Resolved, service: Service) -> Services:
     """Return what the plugins' routes may use."""
     engine = service.client
     parser = ask(resolved.plugins, generation.make_output_parser)
+    totals = gather(resolved.plugins, lifecycle.running_totals)
 
     def make_parser(
-        text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+        text: TextCodec,
+        tools: Sequence[Mapping[str, Any]] | None,
+        reasoning: bool,
+        forced: bool = False,
     ) -> OutputParser | None:
-        return parser(text=text, tools=tools, reasoning=reasoning)
+        return parser(text=text, tools=tools, reasoning=reasoning, forced=forced)
 
     announce = tell(resolved.plugins, lifecycle.request_adjusted)
 
@@ -69,6 +73,7 @@ def services_of(resolved: Resolved, service: Service) -> Services:
         make_parser=make_parser,
         hook_errors=lambda: failures(resolved.plugins),
         tell_adjusted=tell_adjusted,
+        running_totals=lambda: {name: value for one in totals() for name, value in one.items()},
     )
 
 

@@ -95,6 +95,18 @@ class Tokenizer:
         """How the model marks its thinking and its tool calls."""
         return self._markup
 
+    @markup.setter
+    def markup(self, found: Markup) -> None:
+        self._markup = found
+
+    @property
+    def chat_template(self) -> str:
+        """The source of the chat template; empty if there is none, or it is a program."""
+        template = getattr(self._wrapper, "chat_template", None)
+        if isinstance(template, Mapping):  # several by name
+            template = template.get("tool_use") or template.get("default")
+        return template if isinstance(template, str) else ""
+
     @property
     def has_chat_template(self) -> bool:
         """Whether messages can be rendered: there is a template, and it is one."""

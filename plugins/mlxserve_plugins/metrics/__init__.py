@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from mlxserve_hookspecs import (
+    EngineStatus,
     Finish,
     GenerationRequest,
     Iteration,
@@ -34,7 +37,7 @@ class Metrics:
         from mlxserve_plugins.metrics.endpoint import make_route  # noqa: PLC0415 - litestar
         from mlxserve_plugins.metrics.instruments import Instruments  # noqa: PLC0415 - prometheus
 
-        self.instruments = Instruments(lambda: services.engine.status, services.hook_errors)
+        self.instruments = Instruments(lambda: status_of(services), services.hook_errors)
         return [make_route(services, self.instruments, guard(services))]
 
     @hookimpl
@@ -84,3 +87,9 @@ class Metrics:
         """Count guesses and those that the model kept."""
         if self.instruments:
             self.instruments.verified(verdicts)
+
+
+def status_of(services: Services) -> EngineStatus:
+    """Return the engine's status; among its totals those that plugins keep."""
+    status = services.engine.status
+    return evolve(status, counters={**services.running_totals(), **status.counters})
