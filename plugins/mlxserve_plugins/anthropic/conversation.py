@@ -29,7 +29,7 @@ from mlxserve_plugins.openai.parameters import refusal
 
 REMINDER: Final = "<system-reminder>\n{}\n</system-reminder>"
 """Instructions within a conversation. Most templates refuse them or leave them out in silence
-anywhere but at the start; as a part of the user's turn every model reads them, where they stand."""
+anywhere but at the start; as a part of what the user or a tool said every model reads them."""
 
 FAILED: Final = "Error: {}"
 """What a tool answered that failed: templates have no place for the fact."""
@@ -107,7 +107,7 @@ class Writer:
         elif isinstance(turn, SystemTurn):
             text = "\n\n".join(_texts(blocks, where))
             at_start = all(message["role"] == "system" for message in self.messages)
-            self.instruct(text) if at_start else self._say(REMINDER.format(text))
+            self.instruct(text) if at_start else self._remind(REMINDER.format(text))
         else:
             self._hear(blocks, where)
 
@@ -136,7 +136,14 @@ class Writer:
                 self._say(_text(block, here))
 
     def _say(self, text: str) -> None:
-        if self.messages and self.messages[-1]["role"] == "user":
+        self._extend(("user",), text)
+
+    def _remind(self, text: str) -> None:
+        # A user's turn after a tool's answer would make templates drop the thinking before it.
+        self._extend(("user", "tool"), text)
+
+    def _extend(self, roles: Sequence[str], text: str) -> None:
+        if self.messages and self.messages[-1]["role"] in roles:
             self.messages[-1]["content"] = _joined((self.messages[-1]["content"], text))
         else:
             self.messages.append({"role": "user", "content": text})

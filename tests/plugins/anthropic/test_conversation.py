@@ -160,6 +160,12 @@ def test_instructions_at_the_start_are_the_systems_and_later_ones_the_users() ->
     ]
 
 
+def test_instructions_after_a_tools_answer_are_a_part_of_it() -> None:
+    found = plain(("assistant", [USE]), ("user", [result("sun")]), ("system", "s"))
+    assert [m["role"] for m in found] == ["assistant", "tool"]
+    assert found[1]["content"] == "sun\n<system-reminder>\ns\n</system-reminder>"
+
+
 def test_a_last_turn_of_the_assistant_is_what_the_reply_begins_with() -> None:
     conversation = conversation_of(body_of(("user", "Hi"), ("assistant", "Well, ")), ())
     assert bytes(render(FakeText(), conversation, None, {})) == b"user:Hi\nassistant:Well, "
