@@ -101,7 +101,7 @@ def bodies_for(model: str) -> st.SearchStrategy[dict[str, Any]]:
     """Return bodies that nobody would send, for a model of that name."""
     fixed = {"model": st.just(model), "messages": st.lists(turns, min_size=1, max_size=4)}
     sensible = st.fixed_dictionaries(fixed, optional=likely)
-    more = st.just({}) | st.just({}) | wild
+    more: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.just({}) | wild
     return st.builds(lambda first, second: {**first, **second}, sensible, more)
 
 
