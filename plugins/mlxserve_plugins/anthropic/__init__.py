@@ -17,7 +17,7 @@ def _beginning(_: Any, its: "attrs.Attribute[Any]", value: str) -> None:
 
 @frozen(kw_only=True)
 class AnthropicOptions:
-    """What of a request does not reach the model, and which names the model answers to."""
+    """What of a request does not reach the model."""
 
     prompt_omit: tuple[str, ...] = option(
         ("x-anthropic-billing-header:",),
@@ -26,10 +26,6 @@ class AnthropicOptions:
         flag="--prompt-omit",
         check=deep_iterable(_beginning),
     )
-    any_model: bool = option(
-        False, "answer to every model's name with the model that is served, as clients with fixed "
-        "names need it (else 404)", flag="--anthropic-any-model",
-    )  # fmt: skip
 
 
 @frozen
@@ -43,9 +39,7 @@ class Anthropic:
         """Answer with one router."""
         from mlxserve_plugins.anthropic.routes import make_routes  # noqa: PLC0415 - litestar
 
-        return make_routes(
-            services, omit=self.options.prompt_omit, any_model=self.options.any_model
-        )
+        return make_routes(services, omit=self.options.prompt_omit)
 
     @hookimpl
     def configure_app(self, config: AppConfig) -> None:

@@ -1,46 +1,41 @@
-"""What clients send, field by field.
+"""What clients send, field by field, after the surface's table has been over it (``fields``).
 
-A field of type ``Any`` is one that changes nothing here; one of type ``None`` would change the
-reply and is not to be had: its null is accepted, a value is refused. Fields that nobody knows are
-served and named in the log.
+Unknown keys within turns, blocks and tools are ignored: marks for a cache, citations and the like.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 from mlxserve_hookspecs.requests import INT32_MAX
+from mlxserve_plugins.anthropic.fields import MESSAGES
+from mlxserve_plugins.surface.fields import Table
 
 MOST_STOPS = 64
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=INT32_MAX)]
+Size: TypeAlias = Annotated[int, Meta(ge=0)]
 StopString: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
 class Block(Struct, tag_field="type", kw_only=True):
-    """What all blocks of content may have."""
-
-    cache_control: Any = None
+    """A piece of content."""
 
 
 class TextBlock(Block, tag="text"):
     """Text."""
 
     text: str
-    citations: Any = None
 
 
 class ImageBlock(Block, tag="image"):
     """An image: known, so that it can be refused in words."""
-
-    source: Any = None
 
 
 class PlainSource(Struct, tag_field="type", tag="text", kw_only=True):
     """A document that is text."""
 
     data: str
-    media_type: Any = None
 
 
 class ContentSource(Struct, tag_field="type", tag="content", kw_only=True):
@@ -55,7 +50,6 @@ class DocumentBlock(Block, tag="document"):
     source: PlainSource | ContentSource
     title: str | None = None
     context: str | None = None
-    citations: Any = None
 
 
 class SearchResultBlock(Block, tag="search_result"):
@@ -64,7 +58,6 @@ class SearchResultBlock(Block, tag="search_result"):
     source: str
     title: str
     content: list[TextBlock]
-    citations: Any = None
 
 
 class ToolReferenceBlock(Block, tag="tool_reference"):
@@ -84,7 +77,6 @@ class ToolResultBlock(Block, tag="tool_result"):
     tool_use_id: str
     content: str | list[ResultBlock] | None = None
     is_error: bool | None = None
-    toolset_name: Any = None
 
 
 class ToolUseBlock(Block, tag="tool_use"):
@@ -93,8 +85,6 @@ class ToolUseBlock(Block, tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
-    caller: Any = None
-    toolset_name: Any = None
 
 
 class ThinkingBlock(Block, tag="thinking"):
@@ -106,8 +96,6 @@ class ThinkingBlock(Block, tag="thinking"):
 
 class RedactedThinkingBlock(Block, tag="redacted_thinking"):
     """What another server's model thought, unreadable here: it is left out."""
-
-    data: Any = None
 
 
 AnyBlock: TypeAlias = (
@@ -149,11 +137,6 @@ class Tool(Struct, kw_only=True):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: bool | None = None
-    cache_control: Any = None
-    allowed_callers: Any = None
-    defer_loading: Any = None
-    eager_input_streaming: Any = None
-    input_examples: Any = None
 
 
 class AutoChoice(Struct, tag_field="type", tag="auto", kw_only=True):
@@ -228,7 +211,9 @@ class OutputConfig(Struct, kw_only=True):
 class PromptBody(Struct, kw_only=True):
     """The body of ``/v1/messages/count_tokens``: all that a prompt is made of."""
 
-    model: str
+    TABLE: ClassVar[Table] = MESSAGES
+
+    model: str | None = None
     messages: Annotated[list[AnyTurn], Meta(min_length=1)]
     system: str | list[TextBlock] | None = None
     tools: list[Tool] | None = None
@@ -236,10 +221,6 @@ class PromptBody(Struct, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    mcp_servers: Annotated[list[Any], Meta(max_length=0)] | None = None
-    cache_control: Any = None
-    context_management: Any = None
-    speed: Any = None
 
 
 class MessagesBody(PromptBody):
@@ -249,19 +230,12 @@ class MessagesBody(PromptBody):
         max_tokens: 0 prefills the prompt for a later request and says nothing.
     """
 
-    max_tokens: Count | None = None
+    max_tokens: Size | None = None
     stop_sequences: Annotated[list[StopString], Meta(max_length=MOST_STOPS)] | None = None
     stream: bool | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Count | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: int | None = None
     priority: Annotated[int, Meta(ge=-INT32_MAX, le=INT32_MAX)] | None = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
-    container: None = None
-    diagnostics: Any = None
-    inference_geo: Any = None
-    metadata: Any = None
-    service_tier: Any = None
-    user_profile_id: Any = None
-    workspace_id: Any = None

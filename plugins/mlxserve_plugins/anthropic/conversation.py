@@ -43,11 +43,11 @@ class Conversation:
 
     Attributes:
         messages: System, user, assistant and tool messages.
-        opening: What the reply begins with, if the client says so.
+        continued: Whether the reply goes on with the last message.
     """
 
     messages: Messages
-    opening: str = ""
+    continued: bool = False
 
 
 def conversation_of(body: PromptBody, omit: Sequence[str]) -> Conversation:
@@ -112,18 +112,20 @@ class Writer:
             self._hear(blocks, where)
 
     def conversation(self, where: str) -> Conversation:
-        """Return what was written; the assistant's last words are what its reply begins with.
+        """Return what was written; a reply goes on with the assistant's last words.
 
         Raises:
             RequestError: They end with a call that nobody answered.
         """
         if not self.messages or self.messages[-1]["role"] != "assistant":
             return Conversation(self.messages)
-        *before, last = self.messages
+        last = self.messages[-1]
         if "tool_calls" in last:
             message = f"`{where}` calls a tool: a `tool_result` must follow"
             raise refusal(where, message)
-        return Conversation(before, last["content"])
+        if not last["content"]:
+            return Conversation(self.messages[:-1])
+        return Conversation(self.messages, continued=True)
 
     def _hear(self, blocks: Sequence[AnyBlock], where: str) -> None:
         if not blocks:

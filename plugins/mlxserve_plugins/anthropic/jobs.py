@@ -22,11 +22,28 @@ from mlxserve_plugins.anthropic.conversation import Conversation, conversation_o
 from mlxserve_plugins.anthropic.errors import too_long
 from mlxserve_plugins.anthropic.thinking import is_omitted, template_options
 from mlxserve_plugins.anthropic.tools import constraint_of, functions_of, is_one_call
-from mlxserve_plugins.openai.parameters import check_model, check_prompt
+from mlxserve_plugins.openai.parameters import INT64, check_model, check_prompt
+from mlxserve_plugins.surface.limits import reply_tokens, room_after
+from mlxserve_plugins.surface.notes import Notes
 
 TEMPLATE_REFUSED = "chat_template_error"
 
 Functions: TypeAlias = list[dict[str, Any]] | None
+
+
+@frozen
+class Prompt:
+    """A conversation, ready for a reply.
+
+    Attributes:
+        tokens: Its tokens.
+        functions: The tools in it.
+        continued: Whether the reply goes on with its last message.
+    """
+
+    tokens: list[int]
+    functions: Functions
+    continued: bool
 
 
 @frozen(kw_only=True)
@@ -35,11 +52,9 @@ class Rules:
 
     Attributes:
         omit: Beginnings of lines of the system text that are left out of prompts.
-        any_model: Whether every model's name means the model that is served.
     """
 
     omit: Sequence[str] = ()
-    any_model: bool = False
 
 
 @frozen(kw_only=True)
@@ -69,61 +84,63 @@ class Job:
     fills_window: bool
 
 
-async def message_job(body: MessagesBody, engine: EngineClient, rules: Rules, tenant: str) -> Job:
+async def message_job(
+    body: MessagesBody, engine: EngineClient, rules: Rules, tenant: str, notes: Notes
+) -> Job:
     """Return the job of a request for a message.
 
     Raises:
         RequestError: It cannot be done; the field is named.
     """
     card, text = engine.card, engine.text
-    prompt, functions = await prompt_of(body, engine, rules)
-    limits = card.limits
-    check_prompt_length(len(prompt), limits)
-    most, fills_window = most_tokens(body.max_tokens, limits, len(prompt))
+    prompt = await prompt_of(body, engine, rules, notes)
+    size, limits = len(prompt.tokens), card.limits
+    check_prompt_length(size, limits)
+    most = reply_tokens(
+        body.max_tokens, limits, size, name="max_tokens", where="messages", notes=notes
+    )
     request = GenerationRequest(
         id=f"msg_{uuid.uuid4().hex}",
-        prompt=tuple(prompt),
+        prompt=tuple(prompt.tokens),
         sampling=sampling_of(body),
         stop=StopConditions(
             max_tokens=most, strings=tuple(dict.fromkeys(body.stop_sequences or ()))
         ),
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
-        constraint=constraint_of(body, functions),
+        constraint=constraint_of(body, prompt.functions),
         tenant=tenant,
         request_timeout=limits.request_timeout,
         first_token_timeout=limits.first_token_timeout,
         # A parser finds its markers in the text only, and some models have special tokens for them.
         skip_special_tokens=not text.markup.special,
+        continues=prompt.continued,
     )
     return Job(
         card=card,
         text=text,
         request=request,
         stream=bool(body.stream),
-        tools=functions,
-        reasoning=text.opens_thinking(prompt),
+        tools=prompt.functions,
+        reasoning=text.opens_thinking(prompt.tokens),
         omit_thinking=is_omitted(body.thinking),
         one_call=is_one_call(body),
-        fills_window=fills_window,
+        fills_window=_fills_window(body.max_tokens, most, size, limits),
     )
 
 
-async def prompt_of(
-    body: PromptBody, engine: EngineClient, rules: Rules
-) -> tuple[list[int], Functions]:
-    """Return the tokens of a body's conversation, and the tools in them.
+async def prompt_of(body: PromptBody, engine: EngineClient, rules: Rules, notes: Notes) -> Prompt:
+    """Return a body's conversation as tokens.
 
     Raises:
         RequestError: The model is not served, or the conversation cannot be rendered.
     """
-    if not rules.any_model:
-        check_model(body.model, engine.card)
+    check_model(body.model, engine.card, notes)
     functions = functions_of(body)
     conversation = conversation_of(body, rules.omit)
     options = template_options(body.thinking, body.output_config, body.chat_template_kwargs)
-    prompt = await asyncio.to_thread(render, engine.text, conversation, functions, options)
-    return prompt, functions
+    tokens = await asyncio.to_thread(render, engine.text, conversation, functions, options)
+    return Prompt(tokens, functions, conversation.continued)
 
 
 def render(
@@ -132,7 +149,7 @@ def render(
     functions: Functions,
     options: Mapping[str, Any],
 ) -> list[int]:
-    """Return a conversation's tokens, with what the reply begins with; takes its time.
+    """Return a conversation's tokens; takes its time.
 
     Raises:
         RequestError: The template refuses it.
@@ -140,16 +157,21 @@ def render(
     messages = conversation.messages
 
     def rendered(messages: list[dict[str, Any]]) -> list[int]:
-        return text.render_chat(messages, tools=functions, template_kwargs=options or None)
+        return text.render_chat(
+            messages,
+            tools=functions,
+            add_generation_prompt=not conversation.continued,
+            continue_final_message=conversation.continued,
+            template_kwargs=options or None,
+        )
 
     try:
-        prompt = rendered(messages)
+        return rendered(messages)
     except RequestError as error:
         simpler = folded(messages)
         if error.code != TEMPLATE_REFUSED or simpler == messages:
             raise
-        prompt = rendered(simpler)
-    return prompt + _opening(text, conversation.opening, prompt)
+        return rendered(simpler)
 
 
 def check_prompt_length(tokens: int, limits: Limits) -> None:
@@ -158,25 +180,11 @@ def check_prompt_length(tokens: int, limits: Limits) -> None:
     Raises:
         RequestError: It is (status 400).
     """
-    most = limits.max_prompt_tokens
-    if limits.max_model_len is not None:
-        most = min(most, limits.max_model_len - 1)
+    wholes = [whole - 1 for whole in (limits.max_model_len, limits.max_kv_tokens) if whole]
+    most = min(limits.max_prompt_tokens, *wholes) if wholes else limits.max_prompt_tokens
     if tokens > most:
         raise too_long(tokens, most)
     check_prompt(tokens, limits, "messages")
-
-
-def most_tokens(asked: int | None, limits: Limits, prompt: int) -> tuple[int, bool]:
-    """Return the most tokens to generate, and whether the model's context sets that limit.
-
-    Clients of this API ask for as much as the models of its maker can say: more than is to be had
-    means all that is to be had.
-    """
-    wanted = limits.default_max_tokens if asked is None else asked
-    most = min(wanted, limits.max_generation_tokens)
-    if limits.max_model_len is None or limits.max_model_len - prompt >= most:
-        return most, False
-    return limits.max_model_len - prompt, True
 
 
 def sampling_of(body: MessagesBody) -> SamplingParams:
@@ -189,14 +197,17 @@ def sampling_of(body: MessagesBody) -> SamplingParams:
         temperature=0.0 if greedy else 1.0 if body.temperature is None else body.temperature,
         top_p=body.top_p or 1.0,
         top_k=body.top_k or 0,
-        seed=body.seed,
+        seed=_seed(body.seed),
     )
 
 
-def _opening(text: TextCodec, opening: str, prompt: Sequence[int]) -> list[int]:
-    """Return the tokens of what a reply begins with: after the thinking, if the prompt opens it."""
-    if not opening:
-        return []
-    if text.opens_thinking(prompt):
-        opening = f"{text.markup.think_end}\n\n{opening}"
-    return text.encode(opening, add_special_tokens=False)
+def _fills_window(asked: int | None, most: int, prompt: int, limits: Limits) -> bool:
+    """Return whether a reply of ``most`` tokens ends where there is no more room, unasked."""
+    room = room_after(prompt, limits)
+    unasked = asked is None or asked > most
+    return unasked and room.whole is not None and room.tokens == most
+
+
+def _seed(seed: int | None) -> int | None:
+    """Return any integer as one of 64 bits."""
+    return seed if seed is None or -INT64 <= seed < INT64 else seed % INT64

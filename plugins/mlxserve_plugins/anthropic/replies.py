@@ -55,9 +55,9 @@ class MessageReply:
         """
         yield from self._blocks.write(self._spoken.read(event))
         if event.finish is not None:
-            ended(event.finish)
+            reason = ended(event.finish)
             yield from self._blocks.close()
-            yield MessageDelta(self._ending(event.finish), self._usage(event.finish))
+            yield MessageDelta(self._ending(reason, event.finish), self._usage(event.finish))
             yield MessageStop()
 
     def add(self, event: GenerationEvent) -> None:
@@ -77,17 +77,18 @@ class MessageReply:
     def _message(self, usage: Usage) -> Message:
         return Message(id=self.job.request.id, model=self.job.card.id, content=[], usage=usage)
 
-    def _ending(self, finish: Finish) -> Ending:
-        if finish.reason == "length":
-            return Ending(self._cut())
+    def _ending(self, reason: str, finish: Finish) -> Ending:
+        if reason == "length":
+            return Ending(self._cut(finish))
         if self._blocks.calls:
             return Ending("tool_use")
         if isinstance(finish.stopped_by, str):
             return Ending("stop_sequence", finish.stopped_by)
         return Ending("end_turn")
 
-    def _cut(self) -> StopReason:
-        return "model_context_window_exceeded" if self.job.fills_window else "max_tokens"
+    def _cut(self, finish: Finish) -> StopReason:
+        full = self.job.fills_window and finish.reason == "length"
+        return "model_context_window_exceeded" if full else "max_tokens"
 
     def _usage(self, finish: Finish) -> Usage:
         cost = finish.usage

@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing
 from typing import Annotated, Any
 
-import msgspec
 from attrs import define, field
 from litestar import Request, Response, Router, post
 from litestar.connection import ASGIConnection
@@ -16,14 +15,20 @@ from litestar.params import Body
 from mlxserve_hookspecs import Credentials, RequestError, Services
 from mlxserve_plugins.anthropic.answers import ErrorBody, Message, TokenCount
 from mlxserve_plugins.anthropic.bodies import MessagesBody, PromptBody
-from mlxserve_plugins.anthropic.decoding import MessageBody
+from mlxserve_plugins.anthropic.fields import MESSAGES
 from mlxserve_plugins.anthropic.jobs import Job, Rules, message_job, prompt_of
 from mlxserve_plugins.anthropic.replies import MessageReply
-from mlxserve_plugins.anthropic.strays import Notes, strays_of
-from mlxserve_plugins.anthropic.streaming import server_sent
+from mlxserve_plugins.anthropic.streaming import request_id, server_sent
 from mlxserve_plugins.guarding import setting
 from mlxserve_plugins.openai.merging import Batch, Events, merge
-from mlxserve_plugins.openai.transport import ClientLeftError, EventStream, while_connected
+from mlxserve_plugins.openai.transport import (
+    ClientLeftError,
+    EventStream,
+    JsonBody,
+    notes_of,
+    while_connected,
+)
+from mlxserve_plugins.surface.notes import Desk, Notes
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -34,8 +39,6 @@ sooner is a status and not an event."""
 
 CLIENT_LEFT = 499
 """A status that nobody sees: the connection is closed."""
-
-MAX_TOKENS = ("max_tokens",)
 
 KEEPALIVE = 15.0
 """Seconds of silence after which a stream sends a ping, where no option says otherwise."""
@@ -60,7 +63,12 @@ class Api:
 
     services: Services
     rules: Rules
-    notes: Notes = field(factory=Notes)
+    desk: Desk = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the desk where notes are filed."""
+        mode = setting(self.services, "server", "unknown_fields", "warn")
+        self.desk = Desk(MESSAGES.surface, self.services.tell_adjusted, mode)
 
     @property
     def keepalive(self) -> float:
@@ -79,32 +87,35 @@ class Api:
 
     async def message(self, body: MessagesBody, request: AnyRequest) -> Response[Any]:
         """Answer a request for a message."""
-        await self._note(request)
-        job = await message_job(body, self.services.engine, self.rules, request.state.tenant)
-        self._note_limit(body, job, request)
+        notes = self._noted(request)
+        tenant = request.state.tenant
+        job = await message_job(body, self.services.engine, self.rules, tenant, notes)
+        self._file(request, notes)
         reply = MessageReply(job, self.services.make_parser)
         try:
             answer = await (self._stream if job.stream else self._gather)(reply, request)
         except ClientLeftError:
             return Response(None, status_code=CLIENT_LEFT)
-        answer.headers["request-id"] = job.request.id
+        answer.headers["request-id"] = request_id(job)
         return answer
 
     async def count(self, body: PromptBody, request: AnyRequest) -> TokenCount:
         """Count a prompt's tokens."""
-        await self._note(request)
-        prompt, _ = await prompt_of(body, self.services.engine, self.rules)
-        return TokenCount(len(prompt))
+        notes = self._noted(request)
+        prompt = await prompt_of(body, self.services.engine, self.rules, notes)
+        self._file(request, notes)
+        return TokenCount(len(prompt.tokens))
 
-    async def _note(self, request: AnyRequest) -> None:
-        # Clients may count the tokens of a whole request: all fields are known to both paths.
-        strays = strays_of(msgspec.json.decode(await request.body()), MessagesBody)
-        if strays:
-            self.notes.tell("unknown fields are ignored", _client(request), strays)
+    def _noted(self, request: AnyRequest) -> Notes:
+        """Return what was noted of a body so far, if that is to be let through."""
+        notes = notes_of(request)
+        self.desk.check_unknown(notes.taken)
+        return notes
 
-    def _note_limit(self, body: MessagesBody, job: Job, request: AnyRequest) -> None:
-        if (body.max_tokens or 0) > job.card.limits.max_generation_tokens:
-            self.notes.tell("limits above this server's are lowered", _client(request), MAX_TOKENS)
+    def _file(self, request: AnyRequest, notes: Notes) -> None:
+        """Log and count what a request is served without."""
+        peer = request.client.host if request.client else ""
+        self.desk.file(notes.taken, request.state.tenant or peer)
 
     async def _stream(self, reply: MessageReply, request: AnyRequest) -> Response[Any]:
         keepalive = self.keepalive
@@ -129,15 +140,14 @@ class Api:
         return start
 
 
-def make_routes(services: Services, *, omit: Sequence[str], any_model: bool) -> list[Router]:
+def make_routes(services: Services, *, omit: Sequence[str]) -> list[Router]:
     """Return the API's routes.
 
     Args:
         services: The engine, and who may use it.
         omit: Beginnings of lines of the system text that are left out of prompts.
-        any_model: Whether every model's name means the model that is served.
     """
-    api = Api(services, Rules(omit=omit, any_model=any_model))
+    api = Api(services, Rules(omit=omit))
     return [
         Router(
             path="/",
@@ -157,7 +167,7 @@ def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]
 
 
 def _messages(api: Api) -> HTTPRouteHandler:
-    @post("/v1/messages", dto=MessageBody[MessagesBody], status_code=200, responses=ERRORS)
+    @post("/v1/messages", dto=JsonBody[MessagesBody], status_code=200, responses=ERRORS)
     async def messages(
         request: AnyRequest, data: Annotated[MessagesBody | None, Body()] = None
     ) -> Response[Message]:
@@ -170,7 +180,7 @@ def _messages(api: Api) -> HTTPRouteHandler:
 def _count_tokens(api: Api) -> HTTPRouteHandler:
     @post(
         "/v1/messages/count_tokens",
-        dto=MessageBody[PromptBody],
+        dto=JsonBody[PromptBody],
         status_code=200,
         responses=ERRORS,
     )
@@ -195,10 +205,6 @@ def _present(data: Any) -> Any:
         message = "the request body is empty: send a JSON object"
         raise RequestError(status=400, message=message, code="invalid_json")
     return data
-
-
-def _client(request: AnyRequest) -> str:
-    return str(request.headers.get("user-agent", ""))
 
 
 def _first(events: AsyncGenerator[bytes, None]) -> Coroutine[Any, Any, bytes]:

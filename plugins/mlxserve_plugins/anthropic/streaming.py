@@ -6,10 +6,12 @@ from typing import Final
 
 import msgspec
 from attrs import define, field
+from structlog.contextvars import get_contextvars
 
 from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.anthropic.answers import Ping
 from mlxserve_plugins.anthropic.errors import error_body
+from mlxserve_plugins.anthropic.jobs import Job
 from mlxserve_plugins.anthropic.replies import MessageReply
 from mlxserve_plugins.openai.errors import logged
 from mlxserve_plugins.openai.merging import Batch
@@ -87,10 +89,15 @@ class StreamWriter:
         self._out += sse(event)
 
 
+def request_id(job: Job) -> str:
+    """Return what the log calls the HTTP request, or else the message."""
+    return str(get_contextvars().get("request_id", job.request.id))
+
+
 def sse(event: msgspec.Struct) -> bytes:
     """Return one server-sent event; its name is its type."""
     return b"event: %b\ndata: %b\n\n" % (str(event.__struct_config__.tag).encode(), _encode(event))
 
 
 def _failure(error: RequestError, reply: MessageReply) -> bytes:
-    return sse(error_body(error.status, error.message, reply.job.request.id))
+    return sse(error_body(error.status, error.message, request_id(reply.job)))

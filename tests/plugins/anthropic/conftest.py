@@ -8,11 +8,11 @@ import httpx
 import pytest
 import uvicorn
 from anthropic import Anthropic as Client
-from attrs import define, frozen
+from attrs import define, field, frozen
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from mlxserve.serve.errors import HANDLERS
+from mlxserve.serve.errors import make_handlers
 from mlxserve_hookspecs import Limits, Markup, OutputParser, Services
 from mlxserve_plugins.anthropic import Anthropic
 from mlxserve_plugins.tools.parser import ReplyParser
@@ -42,6 +42,14 @@ class Stage:
     engine: FakeEngine
     admission: FakeAdmission
     parse: bool = False
+    refused: list[tuple[int, str, str]] = field(factory=list)
+    adjusted: list[tuple[str, str, str]] = field(factory=list)
+
+    def refuse(self, status: int, code: str, name: str) -> None:
+        self.refused.append((status, code, name))
+
+    def adjust(self, surface: str, name: str, how: str) -> None:
+        self.adjusted.append((surface, name, how))
 
 
 @frozen
@@ -71,11 +79,12 @@ def build_app(stage: Stage) -> Litestar:
         plugins=("anthropic",),
         clear_cache=dict,
         cache_stats=dict,
+        tell_adjusted=stage.adjust,
         make_parser=lambda *args: parse(*args) if stage.parse else None,
     )
     config = AppConfig(
         route_handlers=list(plugin.routes(services)),
-        exception_handlers=dict(HANDLERS),
+        exception_handlers=make_handlers(stage.refuse),
         request_max_body_size=MOST_BYTES,
         logging_config=None,
     )
@@ -108,6 +117,8 @@ def engine(running: Running) -> FakeEngine:
     running.stage.engine = FakeEngine(limits=limits)
     running.stage.admission = FakeAdmission()
     running.stage.parse = False
+    running.stage.refused.clear()
+    running.stage.adjusted.clear()
     return running.stage.engine
 
 

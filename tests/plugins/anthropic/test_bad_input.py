@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from mlxserve_hookspecs import Limits
 
 from ..openai.fake_engine import KEY, FakeAdmission, FakeEngine
-from .conftest import MOST_BYTES
+from .conftest import MOST_BYTES, Running
 from .events import PATH, TOOL, asking
 
 COUNT = f"{PATH}/count_tokens"
@@ -49,7 +49,6 @@ FIELDS: list[Any] = [
     ("system of an image", {"system": [IMAGE]}, "system[0].type"),
     ("a bool for an int", {"max_tokens": True}, "max_tokens"),
     ("negative max_tokens", {"max_tokens": -1}, "max_tokens"),
-    ("max_tokens above 64 bits", {"max_tokens": 2**70}, "max_tokens"),
     ("a negative temperature", {"temperature": -0.1}, "temperature"),
     ("top_p above 1", {"top_p": 1.01}, "top_p"),
     ("a negative top_k", {"top_k": -1}, "top_k"),
@@ -197,27 +196,36 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_know(
     assert http.post(COUNT, json=asking("x" * 100)).json() == {"input_tokens": 116}
 
 
-def test_unknown_fields_are_served_and_named_once(http: httpx.Client) -> None:
-    body = asking(
-        [{"type": "text", "text": "Hi", "mood": 1}, {"type": "text", "text": "!", "mood": 2}],
-        tools=[{**TOOL, "colour": "red", "cache_control": {"type": "ephemeral"}}],
-        metadata={"anything": 1},
-        nonsense=True,
-    )
-    with capture_logs() as logs:
-        for _ in range(2):
-            assert http.post(PATH, json=body, headers={"User-Agent": "a"}).status_code == 200
-        http.post(COUNT, json=body, headers={"User-Agent": "b"})
-    found = [log for log in logs if log["event"] == "unknown fields are ignored"]
-    fields = ["messages[].content[].mood", "nonsense", "tools[].colour"]
-    assert [(log["client"], log["fields"]) for log in found] == [("a", fields), ("b", fields)]
-
-
-def test_a_limit_above_the_servers_is_lowered_and_named_once(
-    http: httpx.Client, engine: FakeEngine
+def test_unknown_fields_are_served_named_once_and_counted_always(
+    http: httpx.Client, running: Running
 ) -> None:
+    body = asking([{"type": "text", "text": "Hi", "mood": 1}], metadata={"x": 1}, nonsense=True)
     with capture_logs() as logs:
-        for _ in range(2):
-            http.post(PATH, json=asking(max_tokens=32_000))
-    assert [request.stop.max_tokens for request in engine.seen] == [1024, 1024]
-    assert [log["fields"] for log in logs] == [["max_tokens"]]
+        for path in (PATH, PATH, COUNT):
+            assert http.post(path, json=body).status_code == 200
+    told = [log["field"] for log in logs if log["event"] == "request field adjusted"]
+    assert told.count("nonsense") == 1
+    assert running.stage.adjusted.count(("messages", "unknown", "ignored")) == 3
+    assert running.stage.adjusted.count(("messages", "metadata", "ignored")) == 3
+
+
+def test_a_limit_above_the_servers_is_cut_to_it(
+    http: httpx.Client, engine: FakeEngine, running: Running
+) -> None:
+    http.post(PATH, json=asking(max_tokens=32_000))
+    assert [request.stop.max_tokens for request in engine.seen] == [1024]
+    assert running.stage.adjusted == [("messages", "max_tokens", "clamped")]
+
+
+def test_another_name_is_served_where_names_are_not_checked(
+    http: httpx.Client, engine: FakeEngine, running: Running
+) -> None:
+    engine.any_name = True
+    answer = http.post(PATH, json={**asking(), "model": "claude-x"})
+    assert answer.json()["model"] == "org/fake-model"
+    assert running.stage.adjusted == [("messages", "model", "read as another")]
+
+
+def test_a_refusal_is_counted_by_its_field(http: httpx.Client, running: Running) -> None:
+    http.post(PATH, json=asking(top_k=-1))
+    assert running.stage.refused == [(400, "invalid_value", "top_k")]

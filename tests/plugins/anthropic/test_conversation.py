@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlxserve_hookspecs import Markup, RequestError
+from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.anthropic.bodies import PromptBody
 from mlxserve_plugins.anthropic.conversation import conversation_of, folded
 from mlxserve_plugins.anthropic.jobs import TEMPLATE_REFUSED, render
@@ -169,15 +169,6 @@ def test_instructions_after_a_tools_answer_are_a_part_of_it() -> None:
 def test_a_last_turn_of_the_assistant_is_what_the_reply_begins_with() -> None:
     conversation = conversation_of(body_of(("user", "Hi"), ("assistant", "Well, ")), ())
     assert bytes(render(FakeText(), conversation, None, {})) == b"user:Hi\nassistant:Well, "
-
-
-def test_what_the_reply_begins_with_ends_the_thinking_that_the_template_opened() -> None:
-    class Thinker(FakeText):
-        markup = Markup(think_start="<think>", think_end="</think>")
-
-    conversation = conversation_of(body_of(("user", "<think>"), ("assistant", "Yes")), ())
-    found = bytes(render(Thinker(), conversation, None, {}))
-    assert found == b"user:<think>\nassistant:</think>\n\nYes"
 
 
 def test_two_sessions_with_other_billing_lines_have_one_prompt() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.anthropic.bodies import MessagesBody
-from mlxserve_plugins.anthropic.decoding import decode_body
+from mlxserve_plugins.anthropic.fields import MESSAGES
+from mlxserve_plugins.surface.decoding import decode
 
 from ..openai.test_fuzz import anything
 from .events import PATH, TOOL, events_in, message_of
@@ -93,7 +94,7 @@ likely: dict[str, Any] = {
         },
     ),
 }
-names = sorted({*MessagesBody.__struct_fields__, "nonsense"})
+names = sorted({*MESSAGES.fields, "nonsense"})
 wild = st.dictionaries(st.sampled_from(names), anything, max_size=2)
 
 
@@ -116,7 +117,7 @@ def test_no_body_makes_the_server_fail(http: httpx.Client, body: dict[str, Any],
 @given(content=st.binary(max_size=60))
 def test_bytes_that_are_no_body_are_refused_in_words(content: bytes) -> None:
     with pytest.raises(RequestError) as refusal:
-        decode_body(content, MessagesBody)
+        decode(content, MessagesBody)
     assert refusal.value.status == 400
     assert refusal.value.message
 

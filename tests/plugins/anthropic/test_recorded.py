@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from ..openai.fake_engine import FakeEngine
+from .conftest import Running
 from .events import events_in, message_of
 from .recorded import recorded
 
@@ -23,12 +23,16 @@ def sent(http: httpx.Client, one: Any) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("parsing")
 def test_every_request_is_served_and_no_field_of_it_is_unknown(
-    http: httpx.Client, engine: FakeEngine
+    http: httpx.Client, engine: FakeEngine, running: Running
 ) -> None:
-    with capture_logs() as logs:
-        for one in REQUESTS:
-            assert sent(http, one)["stop_reason"] == "end_turn"
-    assert {name for log in logs for name in log.get("fields", ())} <= {"max_tokens"}
+    for one in REQUESTS:
+        assert sent(http, one)["stop_reason"] == "end_turn"
+    adjusted = {(name, how) for _, name, how in running.stage.adjusted}
+    assert adjusted == {
+        ("max_tokens", "clamped"),
+        ("metadata", "ignored"),
+        ("context_management", "ignored"),
+    }
     tools = [rendered["tools"] for rendered in engine.text_codec.rendered]
     assert [len(found or ()) for found in tools] == [0, 25, 25, 25]
     assert engine.seen[0].constraint

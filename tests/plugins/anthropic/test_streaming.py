@@ -181,35 +181,45 @@ def test_a_refusal_is_a_status_even_for_a_stream(
     }
 
 
-TIMEOUT = Finish(
-    reason="timeout",
+FAILURE = Finish(
+    reason="error",
     usage=Usage(prompt_tokens=1, completion_tokens=3),
-    error=RequestError(status=504, message="out of time", code="timeout"),
+    error=RequestError(status=503, message="out of room", code="out_of_memory"),
 )
+TIMEOUT = Finish(reason="timeout", usage=Usage(prompt_tokens=1, completion_tokens=3))
+
+
+def test_a_reply_that_ran_out_of_time_keeps_what_it_has(
+    http: httpx.Client, engine: FakeEngine
+) -> None:
+    engine.failure, engine.fail_after = TIMEOUT, 3
+    message = message_of(streamed(http, asking()))
+    assert message["content"] == [{"type": "text", "text": "Hel"}]
+    assert message["stop_reason"] == "max_tokens"
 
 
 def test_a_failure_in_a_whole_reply_is_a_status(http: httpx.Client, engine: FakeEngine) -> None:
-    engine.failure, engine.fail_after = TIMEOUT, 3
+    engine.failure, engine.fail_after = FAILURE, 3
     answer = http.post(PATH, json=asking())
-    assert answer.status_code == 504
-    assert answer.json()["error"] == {"type": "timeout_error", "message": "out of time"}
+    assert answer.status_code == 503
+    assert answer.json()["error"] == {"type": "overloaded_error", "message": "out of room"}
 
 
 def test_a_failure_in_a_stream_is_an_event_and_its_end(
     http: httpx.Client, engine: FakeEngine
 ) -> None:
-    engine.failure, engine.fail_after = TIMEOUT, 3
+    engine.failure, engine.fail_after = FAILURE, 3
     *_, before, last = streamed(http, asking())
     assert before["delta"] == {"type": "text_delta", "text": "l"}
     assert last["type"] == "error"
-    assert last["error"] == {"type": "timeout_error", "message": "out of time"}
+    assert last["error"] == {"type": "overloaded_error", "message": "out of room"}
     assert last["request_id"] == engine.seen[0].id
 
 
 def test_anthropics_client_raises_a_failure_in_a_stream(sdk: Anthropic, engine: FakeEngine) -> None:
-    engine.failure, engine.fail_after = TIMEOUT, 3
+    engine.failure, engine.fail_after = FAILURE, 3
     with (
-        pytest.raises(anthropic.APIStatusError, match="out of time"),
+        pytest.raises(anthropic.APIStatusError, match="out of room"),
         sdk.messages.stream(**asking()) as stream,
     ):
         stream.get_final_message()
