@@ -162,7 +162,7 @@ def test_a_schema_is_followed(sdk: Anthropic) -> None:
     ("change", "error", "said"),
     [
         (
-            {"messages": [{"role": "user", "content": "word " * 8000}]},
+            {"messages": [{"role": "user", "content": "word " * 9000}]},
             anthropic.BadRequestError,
             r"prompt is too long: \d+ tokens > 8191 maximum",
         ),
