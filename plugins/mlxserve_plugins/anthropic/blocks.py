@@ -2,10 +2,10 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from mlxserve_hookspecs import OutputDelta
 from mlxserve_plugins.anthropic.answers import (
@@ -23,6 +23,46 @@ from mlxserve_plugins.anthropic.answers import (
     ToolUseContent,
 )
 from mlxserve_plugins.anthropic.thinking import signature_of
+
+
+@frozen(kw_only=True)
+class Piece:
+    """A piece of a reply, in its order.
+
+    Attributes:
+        kind: What it is.
+        text: Of the thinking or of the content.
+        index: Which call it belongs to.
+        name: The function, in a call's first piece.
+        arguments: More of them, as JSON text.
+        done: Whether the call is complete.
+    """
+
+    kind: Literal["reasoning", "content", "call"]
+    text: str = ""
+    index: int = 0
+    name: str = ""
+    arguments: str = ""
+    done: bool = False
+
+
+def pieces_of(delta: OutputDelta, calls: int, *, text_first: bool) -> list[Piece]:
+    """Return what a delta holds, in the most likely order.
+
+    Args:
+        delta: What a parser made of some text.
+        calls: How many calls there were before.
+        text_first: Whether text goes on, so that thinking can only follow it.
+    """
+    said = [
+        Piece(kind="reasoning", text=delta.reasoning),
+        Piece(kind="content", text=delta.content),
+    ]
+    made = [
+        Piece(kind="call", index=at, name=one["name"], arguments=one["arguments"], done=True)
+        for at, one in enumerate(delta.tool_calls, calls)
+    ]
+    return [piece for piece in (reversed(said) if text_first else said) if piece.text] + made
 
 
 @define(eq=False)
@@ -44,14 +84,11 @@ class BlockWriter:
 
     def write(self, delta: OutputDelta) -> Iterator[Event]:
         """Yield what a piece of the reply adds: first to the block that is open."""
-        parts = [(self._think, delta.reasoning), (self._say, delta.content)]
-        if self._open is TextContent:
-            parts.reverse()
-        for write, text in parts:
-            if text:
-                yield from write(text)
-        for call in delta.tool_calls:
-            yield from self._call(call)
+        for piece in pieces_of(delta, self.calls, text_first=self._open is TextContent):
+            if piece.kind == "call":
+                yield from self._call(piece)
+            else:
+                yield from (self._think if piece.kind == "reasoning" else self._say)(piece.text)
 
     def close(self) -> Iterator[Event]:
         """Yield the end of the block that is open, if one is."""
@@ -74,14 +111,18 @@ class BlockWriter:
         yield from self._enter(TextContent())
         yield BlockDelta(self._index, TextDelta(text))
 
-    def _call(self, call: Mapping[str, Any]) -> Iterator[Event]:
-        if self.one_call and self.calls:
+    def _call(self, piece: Piece) -> Iterator[Event]:
+        if self.one_call and piece.index:
             return
-        self.calls += 1
-        yield from self.close()
-        yield from self._enter(ToolUseContent(f"toolu_{uuid.uuid4().hex[:24]}", call["name"], {}))
-        yield BlockDelta(self._index, InputJsonDelta(call["arguments"]))
-        yield from self.close()
+        if piece.name:
+            yield from self.close()
+            self.calls += 1
+            block = ToolUseContent(f"toolu_{uuid.uuid4().hex[:24]}", piece.name, {})
+            yield from self._enter(block)
+        if piece.arguments:
+            yield BlockDelta(self._index, InputJsonDelta(piece.arguments))
+        if piece.done:
+            yield from self.close()
 
     def _enter(self, block: ReplyBlock) -> Iterator[Event]:
         if self._open is type(block):
@@ -122,4 +163,12 @@ def _fill(block: ReplyBlock, text: str) -> None:
         case ThinkingContent():
             block.thinking = text
         case ToolUseContent():
-            block.input = json.loads(text)
+            block.input = _read(text)
+
+
+def _read(arguments: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(arguments)
+    except ValueError:  # a call that was cut short
+        return {}
+    return found
