@@ -16,8 +16,8 @@ FOREVER: Final = "2100-01-01T00:00:00Z"
 
 
 def tags(card: ModelCard) -> dict[str, Any]:
-    """Return the list of models: one, under each of its names."""
-    return {"models": [_about(name, card) for name in (card.id, *card.aliases)]}
+    """Return the list of models: the one that is served."""
+    return {"models": [_about(card.id, card)]}
 
 
 def running(card: ModelCard) -> dict[str, Any]:
