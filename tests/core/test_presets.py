@@ -36,7 +36,7 @@ def package(world: "World", name: str, **presets: str) -> str:
 
 
 def test_built_in_presets_are_there() -> None:
-    assert {"demo", "laptop", "studio", "cluster", "ci"} <= BUILT_IN.keys()
+    assert {"agent", "demo", "laptop", "studio", "cluster", "ci"} <= BUILT_IN.keys()
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -98,7 +98,7 @@ def test_path_is_read_as_it_is(toml: Callable[[str], str]) -> None:
     ("reference", "message"),
     [
         ("dmo", r"no preset or file named 'dmo' \(set by --preset\); did you mean demo\?"),
-        ("zzz", r"known presets: ci, cluster, demo, laptop, studio"),
+        ("zzz", r"known presets: agent, ci, cluster, demo, laptop, studio"),
         ("missing.toml", r"cannot read missing.toml: No such file or directory \(set by --preset"),
         ("/", r"cannot read /: Is a directory"),
     ],

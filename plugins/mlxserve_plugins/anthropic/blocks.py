@@ -1,0 +1,174 @@
+"""A reply's text, thinking and calls as blocks: as they stream, and as they are in the end."""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from attrs import define, field, frozen
+
+from mlxserve_hookspecs import OutputDelta
+from mlxserve_plugins.anthropic.answers import (
+    BlockDelta,
+    BlockStart,
+    BlockStop,
+    Event,
+    InputJsonDelta,
+    ReplyBlock,
+    SignatureDelta,
+    TextContent,
+    TextDelta,
+    ThinkingContent,
+    ThinkingDelta,
+    ToolUseContent,
+)
+from mlxserve_plugins.anthropic.thinking import signature_of
+
+
+@frozen(kw_only=True)
+class Piece:
+    """A piece of a reply, in its order.
+
+    Attributes:
+        kind: What it is.
+        text: Of the thinking or of the content.
+        index: Which call it belongs to.
+        name: The function, in a call's first piece.
+        arguments: More of them, as JSON text.
+        done: Whether the call is complete.
+    """
+
+    kind: Literal["reasoning", "content", "call"]
+    text: str = ""
+    index: int = 0
+    name: str = ""
+    arguments: str = ""
+    done: bool = False
+
+
+def pieces_of(delta: OutputDelta, calls: int, *, text_first: bool) -> list[Piece]:
+    """Return what a delta holds, in the most likely order.
+
+    Args:
+        delta: What a parser made of some text.
+        calls: How many calls there were before.
+        text_first: Whether text goes on, so that thinking can only follow it.
+    """
+    said = [
+        Piece(kind="reasoning", text=delta.reasoning),
+        Piece(kind="content", text=delta.content),
+    ]
+    made = [
+        Piece(kind="call", index=at, name=one["name"], arguments=one["arguments"], done=True)
+        for at, one in enumerate(delta.tool_calls, calls)
+    ]
+    return [piece for piece in (reversed(said) if text_first else said) if piece.text] + made
+
+
+@define(eq=False)
+class BlockWriter:
+    """Writes the events of a message's blocks, one block after the other.
+
+    Attributes:
+        omit_thinking: Whether thinking shows its signature only.
+        one_call: Whether calls after the first are left out.
+        calls: Calls so far.
+    """
+
+    omit_thinking: bool = False
+    one_call: bool = False
+    calls: int = 0
+    _index: int = -1
+    _open: type[ReplyBlock] | None = None
+    _thought: list[str] = field(factory=list)
+
+    def write(self, delta: OutputDelta) -> Iterator[Event]:
+        """Yield what a piece of the reply adds: first to the block that is open."""
+        for piece in pieces_of(delta, self.calls, text_first=self._open is TextContent):
+            if piece.kind == "call":
+                yield from self._call(piece)
+            else:
+                yield from (self._think if piece.kind == "reasoning" else self._say)(piece.text)
+
+    def close(self) -> Iterator[Event]:
+        """Yield the end of the block that is open, if one is."""
+        if self._open is None:
+            return
+        if self._open is ThinkingContent:
+            signature = signature_of("".join(self._thought), omitted=self.omit_thinking)
+            self._thought.clear()
+            yield BlockDelta(self._index, SignatureDelta(signature))
+        self._open = None
+        yield BlockStop(self._index)
+
+    def _think(self, text: str) -> Iterator[Event]:
+        yield from self._enter(ThinkingContent())
+        self._thought.append(text)
+        if not self.omit_thinking:
+            yield BlockDelta(self._index, ThinkingDelta(text))
+
+    def _say(self, text: str) -> Iterator[Event]:
+        yield from self._enter(TextContent())
+        yield BlockDelta(self._index, TextDelta(text))
+
+    def _call(self, piece: Piece) -> Iterator[Event]:
+        if self.one_call and piece.index:
+            return
+        if piece.name:
+            yield from self.close()
+            self.calls += 1
+            block = ToolUseContent(f"toolu_{uuid.uuid4().hex[:24]}", piece.name, {})
+            yield from self._enter(block)
+        if piece.arguments:
+            yield BlockDelta(self._index, InputJsonDelta(piece.arguments))
+        if piece.done:
+            yield from self.close()
+
+    def _enter(self, block: ReplyBlock) -> Iterator[Event]:
+        if self._open is type(block):
+            return
+        yield from self.close()
+        self._index, self._open = self._index + 1, type(block)
+        yield BlockStart(self._index, block)
+
+
+def assembled(events: Iterable[Event]) -> list[ReplyBlock]:
+    """Return the blocks that events of a message spell."""
+    blocks: list[ReplyBlock] = []
+    pieces: list[list[str]] = []
+    for event in events:
+        if isinstance(event, BlockStart):
+            blocks.append(event.content_block)
+            pieces.append([])
+        elif isinstance(event, BlockDelta):
+            match event.delta:
+                case TextDelta(text) | ThinkingDelta(text) | InputJsonDelta(text):
+                    pieces[event.index].append(text)
+                case SignatureDelta(signature):
+                    _sign(blocks[event.index], signature)
+    for block, parts in zip(blocks, pieces, strict=True):
+        _fill(block, "".join(parts))
+    return blocks
+
+
+def _sign(block: ReplyBlock, signature: str) -> None:
+    if isinstance(block, ThinkingContent):
+        block.signature = signature
+
+
+def _fill(block: ReplyBlock, text: str) -> None:
+    match block:
+        case TextContent():
+            block.text = text
+        case ThinkingContent():
+            block.thinking = text
+        case ToolUseContent():
+            block.input = _read(text)
+
+
+def _read(arguments: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(arguments)
+    except ValueError:  # a call that was cut short
+        return {}
+    return found
