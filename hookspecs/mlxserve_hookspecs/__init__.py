@@ -32,6 +32,7 @@ from mlxserve_hookspecs.generation import Constraint, OutputDelta, OutputParser
 from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.models import ModelSource, Progress
+from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec
 from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
@@ -63,6 +64,7 @@ __all__ = [
     "CacheTier",
     "Candidate",
     "Command",
+    "CommandHost",
     "Constraint",
     "Credentials",
     "Draft",
@@ -70,7 +72,9 @@ __all__ = [
     "DraftRequest",
     "DraftRoom",
     "Dtype",
+    "EngineBench",
     "EngineClient",
+    "EngineFacts",
     "EngineStatus",
     "Finish",
     "FinishReason",
@@ -107,6 +111,7 @@ __all__ = [
     "Services",
     "SettingError",
     "StateStore",
+    "StepCost",
     "StopConditions",
     "TextCodec",
     "TokenLogprob",

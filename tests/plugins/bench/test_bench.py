@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlxserve_hookspecs import MlxserveError, SettingError
+from mlxserve_hookspecs import CommandHost, MlxserveError, SettingError
 from mlxserve_plugins.bench import Bench
 from mlxserve_plugins.bench.client import Ask, BenchError, connect
 from mlxserve_plugins.bench.figures import Goals, Trace
@@ -19,10 +19,12 @@ from mlxserve_plugins.bench.load import Prompts, prompts_for
 from mlxserve_plugins.bench.process import Command
 from mlxserve_plugins.bench.report import Report, as_text
 from mlxserve_plugins.bench.restart import RestartFlags, measure
-from mlxserve_plugins.bench.soak import SoakFlags, growth, resident, soak, unexpected
+from mlxserve_plugins.bench.soak import KINDS, SoakFlags, soak, unexpected
 from mlxserve_plugins.bench.speculation import copied
 from mlxserve_plugins.bench.tasks import TASKS, VARIANTS
+from mlxserve_plugins.bench.watch import resident
 
+from .fake_engine import FakeHost
 from .fake_server import Behaviour, serving
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_server.py")))
@@ -34,9 +36,9 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def bench(*words: str) -> int:
+def bench(*words: str, host: CommandHost | None = None) -> int:
     """Run ``mlxserve bench`` with ``words``."""
-    (command,) = Bench().commands()
+    (command,) = Bench().commands(host or FakeHost())
     parser = ArgumentParser(add_help=False)
     command.add_arguments(parser)
     return command.run(parser.parse_args(words))
@@ -157,9 +159,15 @@ async def test_soak_counts_every_kind_and_finds_nothing_wrong(stack: ExitStack) 
     report = await soak(flags)
     assert not report.failed
     assert all(row["answered"] + row["refused"] > 0 for row in report.rows)
+    assert {row["kind"] for row in report.rows} == set(KINDS)
     refused = {row["kind"] for row in report.rows if row["refused"]}
     assert refused == {"malformed", "impossible"}
+    figures = {row["figure"]: row for row in report.also}
+    assert figures.keys() == {"memory_MB", "threads", "open_files", "used_blocks", "cached_blocks"}
+    assert figures["cached_blocks"]["last_third"] > 0
     assert report.notes[0].startswith("resident memory: ")
+    assert len(report.raw) >= 2
+    assert {plot.name for plot in report.plots} == {"soak-memory", "soak-blocks"}
 
 
 async def test_soak_finds_a_server_that_answers_what_it_must_refuse(stack: ExitStack) -> None:
@@ -185,14 +193,6 @@ def test_what_a_soak_takes_for_wrong(
     kind: str, status: int, error: str | None, wrong: bool
 ) -> None:
     assert unexpected(kind, Trace(sent=0.0, status=status, error=error)) is wrong
-
-
-def test_growth_leaves_warm_up_out() -> None:
-    memory = [(float(second), 10**6 * (50 if second < 5 else 100)) for second in range(40)]
-    memory += [(float(second), 10**6 * 102) for second in range(40, 60)]
-    said = growth(memory, 5.0)
-    assert "100.0 MB in the first third after 5 s, 102.0 MB in the last (+2.00 %)" in said
-    assert "100.0 to 102.0 MB" in said
 
 
 def test_resident_memory_is_that_of_the_process() -> None:
