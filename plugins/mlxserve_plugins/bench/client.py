@@ -123,7 +123,12 @@ def open_http(url: str, api_key: str = "") -> "httpx.AsyncClient":
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
+        base_url=url,
+        headers=headers,
+        timeout=TIMEOUT_S,
+        limits=limits,
+        trust_env=False,
+        verify=url.startswith("https"),  # certificates take a tenth of a second to read
     )
 
 

@@ -70,6 +70,7 @@ class SoakFlags(Target):
     clients: int = flag(8, "concurrent clients", count)
     pid: int | None = flag(None, "the server's process, to watch it", count)
     warmup_s: int = flag(60, "seconds before memory is first noted", natural)
+    sample_s: float = flag(1.0, "seconds between two looks at it", positive)
     prompt_tokens: int = flag(128, "most tokens of a prompt, about", count)
     max_tokens: int = flag(48, "most tokens of a reply", count)
 
@@ -162,7 +163,7 @@ async def soak(flags: SoakFlags, words: Sequence[str] = (), run: Sequence[str] =
         lacks = await _lacking(server)
         one.kinds = [kind for kind in KINDS if kind not in lacks]
         tell(f"{flags.minutes:g} minutes of traffic from {flags.clients} clients")
-        watch = Watch(server, pid)
+        watch = Watch(server, pid, flags.sample_s)
         await one.run(watch)
     return _report(flags, one, watch.samples, lacks)
 

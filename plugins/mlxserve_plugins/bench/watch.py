@@ -13,8 +13,8 @@ from attrs import define, field
 from mlxserve_plugins.bench.client import BenchError, Server
 from mlxserve_plugins.bench.trend import Sample
 
-SAMPLE_S: Final = 1.0
 REST_S: Final = 30.0
+REST_POLL_S: Final = 0.2
 OK: Final = 200
 ON_DISK: Final = {"tier": "ssd", "figure": "bytes"}
 AT_REST: Final = ("active_sequences", "queued_requests", "used_blocks")
@@ -28,19 +28,21 @@ class Watch:
     Attributes:
         server: The server.
         pid: Its process, if it is known.
+        interval: Seconds between two looks.
         samples: What was seen.
     """
 
     server: Server
     pid: int | None
+    interval: float = 1.0
     samples: list[Sample] = field(factory=list)
 
     async def run(self, until: float) -> None:
-        """Look once a second until ``time.monotonic`` is ``until``."""
+        """Look again and again until ``time.monotonic`` is ``until``."""
         begun = time.monotonic()
         while time.monotonic() < until:
             self.samples.append(await self._look(time.monotonic() - begun))
-            await asyncio.sleep(SAMPLE_S)
+            await asyncio.sleep(self.interval)
 
     async def left_over(self) -> Mapping[str, float]:
         """Wait until nobody is served; return what is in use even then."""
@@ -50,7 +52,7 @@ class Watch:
             busy = {name: gauges[name] for name in AT_REST if gauges.get(name)}
             if not busy or time.monotonic() > end:
                 return busy
-            await asyncio.sleep(SAMPLE_S / 2)
+            await asyncio.sleep(REST_POLL_S)
 
     async def _look(self, seconds: float) -> Sample:
         gauges = await gauges_of(self.server)
