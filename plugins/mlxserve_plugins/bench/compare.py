@@ -153,7 +153,8 @@ async def compare(flags: CompareFlags, words: Sequence[str], host: CommandHost) 
         if any(SCENARIOS[name].rival is None for name in flags.scenarios):
             model = Path(flags.peer_model) if flags.peer_model else host.model_folder(words)
             peer = peer_side(model, flags.peer_args, flags.peer_env, Path(folder))
-        return await measure(flags, words, peer, Path(folder))
+        with crowd(flags.processes) as clients:
+            return await measure(flags, words, peer, Path(folder), clients)
 
 
 async def measure(
@@ -161,6 +162,7 @@ async def measure(
     words: Sequence[str],
     peer: Side | None,
     folder: Path,
+    clients: Crowd,
     run: Sequence[str] = RUN,
 ) -> Report:
     """Run the scenarios with the servers given.
@@ -170,11 +172,12 @@ async def measure(
         words: Flags of mlxserve.
         peer: The other server, where a scenario wants it.
         folder: Where logs go.
+        clients: Who asks.
         run: What starts mlxserve.
     """
     series: list[Series] = []
     levels = [(name, level) for name in flags.scenarios for level in SCENARIOS[name].levels(flags)]
-    with crowd(flags.processes) as clients, Bar(2 * flags.pairs * len(levels)) as bar:
+    with Bar(2 * flags.pairs * len(levels)) as bar:
         one = Comparison(flags, clients, bar)
         for name in flags.scenarios:
             what = SCENARIOS[name]

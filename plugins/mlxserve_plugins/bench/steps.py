@@ -98,18 +98,20 @@ def row(facts: EngineFacts, shape: Shape, cost: StepCost, bandwidth: float) -> d
     }
 
 
-def copy_bandwidth(clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return how many bytes a second a copy on the device reads and writes, together."""
+def copy_bandwidth(
+    size: int = COPIED_BYTES, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return how many bytes a second a copy of ``size`` bytes reads and writes, together."""
     import mlx.core as mx  # noqa: PLC0415 - only where an engine runs
 
-    source = mx.zeros((COPIED_BYTES // 4,), mx.float32)
+    source = mx.zeros((size // 4,), mx.float32)
     mx.eval(source)
     best = float("inf")
     for turn in range(COPIES):
         began = clock()
         mx.eval(source + float(turn))  # an array that is only copied would be shared
         best = min(best, clock() - began)
-    return 2 * COPIED_BYTES / best
+    return 2 * size / best
 
 
 def plots(rows: Sequence[dict[str, Any]]) -> list[Plot]:

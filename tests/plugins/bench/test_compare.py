@@ -1,6 +1,6 @@
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlxserve_plugins.bench.client import Ask
 from mlxserve_plugins.bench.compare import CompareFlags, compare, measure, plots
-from mlxserve_plugins.bench.crowd import LEAD_S, Place, crowd, share
+from mlxserve_plugins.bench.crowd import LEAD_S, Crowd, Place, crowd, share
 from mlxserve_plugins.bench.figures import Trace
 from mlxserve_plugins.bench.pairs import Pair, Series, figures, gaps_within, speedup
 from mlxserve_plugins.bench.process import Command
@@ -23,6 +23,13 @@ from .fake_server import Behaviour, serving
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_server.py")))
 QUICK = ("--interval", "0.001")
 SLOW = ("--interval", "0.02")
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[Crowd]:
+    """Return two client processes, which take a while to come."""
+    with crowd(2) as found:
+        yield found
 
 
 def peer(folder: Path, *words: str) -> Side:
@@ -43,8 +50,8 @@ def by_figure(rows: Any) -> Mapping[str, Mapping[str, Any]]:
     return {row["figure"]: row for row in rows}
 
 
-async def test_a_slower_peer_is_slower_in_every_pair(tmp_path: Path) -> None:
-    report = await measure(small("single"), QUICK, peer(tmp_path, *SLOW), tmp_path, FAKE)
+async def test_a_slower_peer_is_slower_in_every_pair(tmp_path: Path, clients: Crowd) -> None:
+    report = await measure(small("single"), QUICK, peer(tmp_path, *SLOW), tmp_path, clients, FAKE)
     rows = by_figure(report.rows)
     assert rows["decode/s"]["speedup"] > 3
     assert rows["itl_p50_ms"]["least"] > 3
@@ -56,29 +63,35 @@ async def test_a_slower_peer_is_slower_in_every_pair(tmp_path: Path) -> None:
     assert not report.failed
 
 
-async def test_an_equal_peer_is_equal(tmp_path: Path) -> None:
-    report = await measure(small("single", pairs=3), SLOW, peer(tmp_path, *SLOW), tmp_path, FAKE)
+async def test_an_equal_peer_is_equal(tmp_path: Path, clients: Crowd) -> None:
+    report = await measure(
+        small("single", pairs=3), SLOW, peer(tmp_path, *SLOW), tmp_path, clients, FAKE
+    )
     assert by_figure(report.rows)["decode/s"]["speedup"] == pytest.approx(1.0, abs=0.3)
 
 
 async def test_exclusive_starts_each_for_its_own_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, clients: Crowd, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = small("single", exclusive=True, pairs=1)
-    await measure(flags, QUICK, peer(tmp_path, *SLOW), tmp_path, FAKE)
+    await measure(flags, QUICK, peer(tmp_path, *SLOW), tmp_path, clients, FAKE)
     starts = [line for line in capsys.readouterr().err.splitlines() if "starting" in line]
     assert ["--interval 0.02" in line for line in starts] == [False, False, True]
 
 
-async def test_kv8_is_mlxserve_against_itself_and_needs_no_peer(tmp_path: Path) -> None:
-    report = await measure(small("kv8", pairs=1), QUICK, None, tmp_path, FAKE)
+async def test_kv8_is_mlxserve_against_itself_and_needs_no_peer(
+    tmp_path: Path, clients: Crowd
+) -> None:
+    report = await measure(small("kv8", pairs=1), QUICK, None, tmp_path, clients, FAKE)
     assert {row["clients"] for row in report.rows} == {1, 2}
     assert {row["against"] for row in report.rows} == {"mlxserve --kv-bits 16"}
     assert {plot.name for plot in report.plots} == {"compare-kv8"}
 
 
-async def test_restart_counts_from_the_start_of_the_process(tmp_path: Path) -> None:
-    report = await measure(small("restart", pairs=1), QUICK, peer(tmp_path, *SLOW), tmp_path, FAKE)
+async def test_restart_counts_from_the_start_of_the_process(tmp_path: Path, clients: Crowd) -> None:
+    report = await measure(
+        small("restart", pairs=1), QUICK, peer(tmp_path, *SLOW), tmp_path, clients, FAKE
+    )
     rows = by_figure(report.rows)
     assert rows.keys() == {"ready_ms", "first_request_ttft_ms", "start_to_first_text_ms"}
     ready, first = rows["ready_ms"]["mlxserve"], rows["first_request_ttft_ms"]["mlxserve"]
@@ -97,11 +110,16 @@ async def test_restart_counts_from_the_start_of_the_process(tmp_path: Path) -> N
     ],
 )
 async def test_every_scenario_runs_on_both(
-    scenario: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenario: str,
+    expected: set[str],
+    tmp_path: Path,
+    clients: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mlxserve_plugins.bench.scenarios.SETTLE_S", 0.5)
+    pace = SLOW if scenario == "long-short" else QUICK
     flags = small(scenario, pairs=1, decoder_tokens=60)
-    report = await measure(flags, SLOW, peer(tmp_path, *SLOW), tmp_path, FAKE)
+    report = await measure(flags, pace, peer(tmp_path, *pace), tmp_path, clients, FAKE)
     rows = by_figure(report.rows)
     assert expected <= rows.keys()
     for name in expected:
@@ -109,8 +127,10 @@ async def test_every_scenario_runs_on_both(
     assert {row["failed"] for row in report.rows} == {"0 / 0"}
 
 
-async def test_refused_requests_are_counted_beside_the_rate_of_the_others(tmp_path: Path) -> None:
-    with crowd(2) as clients, serving(Behaviour()) as url:
+async def test_refused_requests_are_counted_beside_the_rate_of_the_others(
+    clients: Crowd,
+) -> None:
+    with serving(Behaviour()) as url:
         asks = [Ask(prompt="a b", max_tokens=3) for _ in range(4)]
         good = await clients.ask(Place(url=url), asks, 4)
         gone = await clients.ask(Place(url="http://127.0.0.1:9"), asks[:2], 2)
@@ -123,8 +143,8 @@ async def test_refused_requests_are_counted_beside_the_rate_of_the_others(tmp_pa
     assert {row["refused"] for row in series.rows()} == {"0 / 2"}
 
 
-async def test_clients_of_all_processes_begin_at_one_moment() -> None:
-    with crowd(3) as clients, serving(Behaviour()) as url:
+async def test_clients_of_all_processes_begin_at_one_moment(clients: Crowd) -> None:
+    with serving(Behaviour()) as url:
         asks = [Ask(prompt="a b", max_tokens=2) for _ in range(6)]
         before = time.perf_counter()
         traces = await clients.ask(Place(url=url), asks, 6)
@@ -213,7 +233,7 @@ async def test_the_peer_serves_the_folder_that_mlxserve_would_load(
 ) -> None:
     seen: list[Side | None] = []
 
-    async def note(flags: Any, words: Any, side: Side | None, folder: Path) -> Any:
+    async def note(flags: Any, words: Any, side: Side | None, *_: object) -> Any:
         seen.append(side)
 
     monkeypatch.setattr("mlxserve_plugins.bench.compare.measure", note)

@@ -80,4 +80,4 @@ def test_bandwidth_counts_reading_and_writing_of_the_best_copy() -> None:
     ticks = iter(
         float(tick) for at in range(8) for tick in (10 * at, 10 * at + (1 if at == 3 else 2))
     )
-    assert copy_bandwidth(lambda: next(ticks)) == 2 * 256 * 2**20
+    assert copy_bandwidth(4096, lambda: next(ticks)) == 2 * 4096
