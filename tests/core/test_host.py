@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,11 +38,19 @@ class Shelf:
 
 
 PREPARED: list[str] = []
+LOGGED: list[object] = []
 
 
 @pytest.fixture
-def host(world: World) -> Host:
+def host(world: World, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Return a host that leaves this process's logging as it is, and notes where it would go."""
+
+    def note(_: object, stream: object) -> None:
+        LOGGED.append(stream)
+
+    monkeypatch.setattr("mlxserve.serve.logging.configure_logging", note)
     PREPARED.clear()
+    LOGGED.clear()
     world.add("a-shelf", {"shelf": Shelf})
     return Host(world.installed, {"MLXSERVE_PLUGINS": "shelf"})
 
@@ -64,6 +73,11 @@ def test_the_process_is_prepared_once(host: Host) -> None:
     host.model_folder(("--model", "shelf:one"))
     host.model_folder(("--model", "shelf:two", "--shelf", "other"))
     assert PREPARED == ["shelf"]
+
+
+def test_logs_leave_standard_output_to_the_command(host: Host) -> None:
+    host.model_folder(("--model", "shelf:one"))
+    assert [sys.stderr] == LOGGED
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ class Host:
     def _resolve(self, words: Sequence[str]) -> Resolved:
         resolved, _ = resolve(words, self.variables, self.installed, argv=("run", *words))
         if not self._prepared:  # what is prepared is the process: once, before mlx is imported
+            from mlxserve.serve.logging import configure_logging  # noqa: PLC0415 - structlog
+
+            configure_logging(resolved.logging, sys.stderr)  # stdout is the command's
             tell(resolved.plugins, lifecycle.preparing)()
             self._prepared = True
         return resolved

@@ -123,6 +123,15 @@ class Command:
         return " | ".join(lines[-LAST_LINES:]) or "it said nothing"
 
 
+def own_cache(folder: Path) -> Mapping[str, str]:
+    """Return a variable that keeps a server's KV out of its user's own cache.
+
+    A user's own is not to be filled with what nobody will ask for again. A variable, because the
+    flag is an error where a user has no cache on disk, and a user's flag beats it.
+    """
+    return {"MLXSERVE_SSD_CACHE_DIR": str(folder)}
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:

@@ -23,7 +23,7 @@ from mlxserve_plugins.bench.divergence import (
 )
 from mlxserve_plugins.bench.figures import percentile, ratio
 from mlxserve_plugins.bench.flags import Common, count, counts, flag
-from mlxserve_plugins.bench.process import RUN, Command
+from mlxserve_plugins.bench.process import RUN, Command, own_cache
 from mlxserve_plugins.bench.progress import Bar
 from mlxserve_plugins.bench.report import Report, tell
 
@@ -169,8 +169,12 @@ def text_of(path: str) -> str:
 async def _served(
     flags: QualityFlags, words: Sequence[str], bits: int, folder: Path, run: Sequence[str]
 ) -> AsyncIterator[Server]:
-    own = ("--kv-bits", str(bits), "--ssd-cache-dir", str(folder / f"kv-{bits}"))
-    command = Command(words=(*words, *own), log=folder / f"{bits}.log", run=run)
+    command = Command(
+        words=(*words, "--kv-bits", str(bits)),
+        log=folder / f"{bits}.log",
+        run=run,
+        variables=own_cache(folder / f"kv-{bits}"),
+    )
     async with command.serving(flags) as server:
         yield server
 

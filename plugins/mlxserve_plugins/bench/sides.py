@@ -11,10 +11,9 @@ from attrs import define, field, frozen
 
 from mlxserve_hookspecs import SettingError
 from mlxserve_plugins.bench.crowd import Place
-from mlxserve_plugins.bench.process import Command, Started
+from mlxserve_plugins.bench.process import Command, Started, own_cache
 
 PEER: Final = "mlx_lm.server"
-FOLDER_FLAG: Final = "--ssd-cache-dir"
 OURS: Final = "mlxserve"
 
 
@@ -43,13 +42,14 @@ def our_side(words: Sequence[str], extra: Sequence[str], folder: Path, run: Sequ
     Args:
         words: The user's flags.
         extra: The scenario's.
-        folder: Where its log is, and its KV: a user's own is not to be filled with noise.
+        folder: Where its log is, and its KV.
         run: What starts a server.
     """
     name = " ".join((OURS, *extra))
-    own = () if FOLDER_FLAG in words else (FOLDER_FLAG, str(folder / f"kv{_slug(extra)}"))
+    cache = own_cache(folder / f"kv{_slug(extra)}")
     log = folder / f"mlxserve{_slug(extra)}.log"
-    return Side(name=name, command=Command(words=(*words, *extra, *own), log=log, run=run))
+    command = Command(words=(*words, *extra), log=log, run=run, variables=cache)
+    return Side(name=name, command=command)
 
 
 def peer_side(

@@ -16,7 +16,7 @@ from mlxserve_plugins.bench.client import BAD_REQUEST, Ask, BenchError, Server, 
 from mlxserve_plugins.bench.figures import SHED, Trace
 from mlxserve_plugins.bench.flags import Target, count, flag, natural, positive
 from mlxserve_plugins.bench.load import Prompts, prompts_for
-from mlxserve_plugins.bench.process import RUN, Command
+from mlxserve_plugins.bench.process import RUN, Command, own_cache
 from mlxserve_plugins.bench.progress import Bar
 from mlxserve_plugins.bench.report import Plot, Report, tell
 from mlxserve_plugins.bench.tasks import TASKS, TOOLS, VARIANTS
@@ -179,8 +179,12 @@ async def _target(
             yield server, flags.pid
         return
     with TemporaryDirectory(prefix="mlxserve-bench-") as folder:
-        own = (*EVERYTHING, "--ssd-cache-dir", f"{folder}/kv")
-        command = Command(words=(*own, *words), log=Path(folder, "server.log"), run=run)
+        command = Command(
+            words=(*EVERYTHING, *words),
+            log=Path(folder, "server.log"),
+            run=run,
+            variables=own_cache(Path(folder, "kv")),
+        )
         async with command.running() as started, connect(started.url, flags) as server:
             yield server, started.pid
 

@@ -211,11 +211,8 @@ def test_rates_of_several_levels_are_a_plot() -> None:
 
 def test_a_user_s_own_folder_of_kv_is_left_alone(tmp_path: Path) -> None:
     ours = our_side(("--model", "m"), ("--kv-bits", "8"), tmp_path, FAKE)
-    assert ours.command.words == (
-        "--model", "m", "--kv-bits", "8", "--ssd-cache-dir", str(tmp_path / "kv-kv-bits-8"),
-    )  # fmt: skip
-    named = our_side(("--ssd-cache-dir", "x"), (), tmp_path, FAKE)
-    assert named.command.words == ("--ssd-cache-dir", "x")
+    assert ours.command.words == ("--model", "m", "--kv-bits", "8")
+    assert ours.command.variables == {"MLXSERVE_SSD_CACHE_DIR": str(tmp_path / "kv-kv-bits-8")}
 
 
 def test_the_peer_has_its_flags_and_its_environment(tmp_path: Path) -> None:
