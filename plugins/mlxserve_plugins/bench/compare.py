@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import define, field, frozen
 
 from mlxserve_hookspecs import CommandHost, SettingError
-from mlxserve_plugins.bench.client import Ask, connect
+from mlxserve_plugins.bench.client import Ask, BenchError, connect
 from mlxserve_plugins.bench.crowd import Crowd, Place, crowd
 from mlxserve_plugins.bench.flags import count, flag
 from mlxserve_plugins.bench.load import Prompts, prompts_for
@@ -86,10 +86,11 @@ class Comparison:
         found = []
         async with Stage(sides, self.flags.exclusive) as stage:
             for clients in SCENARIOS[name].levels(self.flags):
-                found.append(await self._level(name, sides, stage, clients))
+                found.append(await self.level(name, sides, stage, clients))
         return found
 
-    async def _level(self, name: str, sides: Sequence[Side], stage: Stage, clients: int) -> Series:
+    async def level(self, name: str, sides: Sequence[Side], stage: Stage, clients: int) -> Series:
+        """Run one scenario with so many clients, in turns."""
         one = SCENARIOS[name]
         await self._prepare(one, stage, clients)
         pairs = []
@@ -176,22 +177,37 @@ async def measure(
         run: What starts mlxserve.
     """
     series: list[Series] = []
+    problems: list[str] = []
     levels = [(name, level) for name in flags.scenarios for level in SCENARIOS[name].levels(flags)]
     with Bar(2 * flags.pairs * len(levels)) as bar:
         one = Comparison(flags, clients, bar)
         for name in flags.scenarios:
             what = SCENARIOS[name]
-            ours = our_side(words, what.ours, folder, run)
-            other = peer if what.rival is None else our_side(words, what.rival, folder, run)
+            ours = our_side(words, what.ours, folder, run, flags.api_key)
+            other = peer
+            if what.rival is not None:
+                other = our_side(words, what.rival, folder, run, flags.api_key)
             if other is None:
                 raise SettingError(f"{name} needs a peer")
-            series += await one.scenario(name, (ours, other))
-            _tell(series[-1])
-    return _report(flags, series, one.raw)
+            try:
+                found = await one.scenario(name, (ours, other))
+            except BenchError as error:  # hours of the other scenarios are not to be lost with it
+                problems.append(f"{name} came to nothing: {error}")
+                tell(problems[-1])
+                continue
+            series += found
+            for level in found:
+                _tell(level)
+    if not series:
+        raise BenchError(problems[-1])
+    return _report(flags, series, one.raw, problems)
 
 
 def _report(
-    flags: CompareFlags, series: Sequence[Series], raw: Sequence[Mapping[str, Any]]
+    flags: CompareFlags,
+    series: Sequence[Series],
+    raw: Sequence[Mapping[str, Any]],
+    problems: Sequence[str],
 ) -> Report:
     mode = "one server up at a time" if flags.exclusive else "both up, one under load at a time"
     notes = [
@@ -199,17 +215,39 @@ def _report(
         "Below 1 the other one is better",
         "refused, failed: requests of mlxserve / of the other; rates are of what was answered",
         *(f"{name}: {SCENARIOS[name].about}{_own(SCENARIOS[name])}" for name in flags.scenarios),
+        *problems,
     ]
     title = f"mlxserve against {flags.peer}, {flags.pairs} pairs of runs, {mode}"
     rows = [row for one in series for row in one.rows()]
-    failed = any(pair.ours.get("failed") for one in series for pair in one.pairs)
+    ours_failed = any(pair.ours.get("failed") for one in series for pair in one.pairs)
     return Report(
-        title=title, rows=rows, notes=notes, raw=raw, plots=plots(series), failed=bool(failed)
+        title=title,
+        rows=rows,
+        notes=notes,
+        raw=raw,
+        plots=plots(series),
+        failed=ours_failed or bool(problems),
     )
 
 
 def plots(series: Sequence[Series]) -> list[Plot]:
-    """Return rates by clients, one plot for each scenario with several levels."""
+    """Return all speedups, and rates by clients for each scenario with several levels."""
+    bars = {
+        f"{row['scenario']} {row['clients']}: {row['figure']}": (
+            row["speedup"],
+            row["least"],
+            row["most"],
+        )
+        for one in series
+        for row in one.rows()
+        if row["speedup"] is not None
+    }
+    title = "How many times better mlxserve is: median, least, most"
+    speedups = Plot(name="speedups", title=title, x="times", y="", bars=bars, level=1.0)
+    return [*([speedups] if bars else []), *_rates(series)]
+
+
+def _rates(series: Sequence[Series]) -> list[Plot]:
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for one in series:
         for row in one.rows():
@@ -218,7 +256,7 @@ def plots(series: Sequence[Series]) -> list[Plot]:
                 for name, value in (("mlxserve", row["mlxserve"]), (one.against, row["other"])):
                     lines[name] += [] if value is None else [(one.clients, value)]
     return [
-        Plot(name=f"compare-{name}", title=name, x="clients", y=PLOTTED, lines=lines)
+        Plot(name=f"rate-{name}", title=name, x="clients", y=PLOTTED, lines=lines)
         for name, lines in found.items()
         if any(len(points) > 1 for points in lines.values())
     ]

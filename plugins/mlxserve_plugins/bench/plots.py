@@ -10,6 +10,7 @@ from mlxserve_plugins.bench.report import Plot
 
 MISSING: Final = "plots need matplotlib: pip install 'mlxserve[bench]'"
 INCHES: Final = (7.0, 4.0)
+BAR_INCHES: Final = 0.25
 
 
 def can_draw() -> bool:
@@ -35,7 +36,8 @@ def draw(plots: Iterable[Plot], folder: Path) -> list[Path]:
 
     written = []
     for plot in plots:
-        figure: Any = Figure(figsize=INCHES, layout="constrained")
+        height = max(INCHES[1], BAR_INCHES * len(plot.bars))
+        figure: Any = Figure(figsize=(INCHES[0], height), layout="constrained")
         FigureCanvasAgg(figure)
         _fill(figure.add_subplot(), plot)
         path = folder / f"{plot.name}.png"
@@ -45,15 +47,29 @@ def draw(plots: Iterable[Plot], folder: Path) -> list[Path]:
 
 
 def _fill(axes: Any, plot: Plot) -> None:
+    axes.set_title(plot.title)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel(plot.y)
+    axes.grid(alpha=0.3)
+    if plot.bars:
+        _fill_bars(axes, plot)
+        return
     for name, points in plot.lines.items():
         xs, ys = zip(*points, strict=True) if points else ((), ())
         axes.plot(xs, ys, marker="o" if len(points) < 50 else None, label=name)  # noqa: PLR2004
     if plot.level is not None:
         axes.axhline(plot.level, color="0.5", linestyle="--", linewidth=1)
-    axes.set_title(plot.title)
-    axes.set_xlabel(plot.x)
-    axes.set_ylabel(plot.y)
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
     if len(plot.lines) > 1:
         axes.legend()
+
+
+def _fill_bars(axes: Any, plot: Plot) -> None:
+    names = [*plot.bars]
+    values = [value for value, _, _ in plot.bars.values()]
+    below = [value - least for value, least, _ in plot.bars.values()]
+    above = [most - value for value, _, most in plot.bars.values()]
+    axes.barh(names, values, xerr=(below, above), color="0.7")
+    axes.invert_yaxis()  # the first on top
+    if plot.level is not None:
+        axes.axvline(plot.level, color="0.3", linestyle="--", linewidth=1)

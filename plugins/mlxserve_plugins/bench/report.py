@@ -23,6 +23,7 @@ class Plot:
         x: What the horizontal axis is.
         y: What the vertical axis is.
         lines: Points by the name of their line.
+        bars: In place of lines: a value, its least and its most, by the bar's name.
         level: A horizontal line to compare with.
     """
 
@@ -30,7 +31,8 @@ class Plot:
     title: str
     x: str
     y: str
-    lines: Mapping[str, Sequence[tuple[float, float]]]
+    lines: Mapping[str, Sequence[tuple[float, float]]] = field(factory=dict)
+    bars: Mapping[str, tuple[float, float, float]] = field(factory=dict)
     level: float | None = None
 
 

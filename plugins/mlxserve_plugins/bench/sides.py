@@ -36,7 +36,13 @@ class Side:
         return Place(url=started.url, api_key=self.api_key)
 
 
-def our_side(words: Sequence[str], extra: Sequence[str], folder: Path, run: Sequence[str]) -> Side:
+def our_side(
+    words: Sequence[str],
+    extra: Sequence[str],
+    folder: Path,
+    run: Sequence[str],
+    api_key: str = "",
+) -> Side:
     """Return mlxserve with the user's flags and a scenario's own.
 
     Args:
@@ -44,12 +50,13 @@ def our_side(words: Sequence[str], extra: Sequence[str], folder: Path, run: Sequ
         extra: The scenario's.
         folder: Where its log is, and its KV.
         run: What starts a server.
+        api_key: A key, where the flags ask for one.
     """
     name = " ".join((OURS, *extra))
     cache = own_cache(folder / f"kv{_slug(extra)}")
     log = folder / f"mlxserve{_slug(extra)}.log"
     command = Command(words=(*words, *extra), log=log, run=run, variables=cache)
-    return Side(name=name, command=command)
+    return Side(name=name, command=command, api_key=api_key)
 
 
 def peer_side(

@@ -1,19 +1,22 @@
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxserve_plugins.bench.client import Ask
-from mlxserve_plugins.bench.compare import CompareFlags, compare, measure, plots
+from mlxserve_plugins.bench.compare import CompareFlags, Comparison, compare, measure, plots
 from mlxserve_plugins.bench.crowd import LEAD_S, Crowd, Place, crowd, share
 from mlxserve_plugins.bench.figures import Trace
 from mlxserve_plugins.bench.pairs import Pair, Series, figures, gaps_within, speedup
 from mlxserve_plugins.bench.process import Command
+from mlxserve_plugins.bench.progress import Bar
 from mlxserve_plugins.bench.scenarios import SCENARIOS
 from mlxserve_plugins.bench.sides import Side, our_side, peer_side, variables_of, words_of
 
@@ -70,6 +73,55 @@ async def test_an_equal_peer_is_equal(tmp_path: Path, clients: Crowd) -> None:
     assert by_figure(report.rows)["decode/s"]["speedup"] == pytest.approx(1.0, abs=0.3)
 
 
+@define
+class Standing:
+    """A stage whose servers run in this process."""
+
+    urls: Sequence[str]
+    order: list[int] = field(factory=list)
+
+    @asynccontextmanager
+    async def on(self, number: int) -> AsyncIterator[Place]:
+        self.order.append(number)
+        yield Place(url=self.urls[number])
+
+
+async def test_both_get_the_same_requests_in_turns_and_others_to_warm_up(
+    tmp_path: Path, clients: Crowd
+) -> None:
+    ours, other = Behaviour(), Behaviour()
+    flags = small("chat", pairs=2, requests=1)
+    with serving(ours) as first, serving(other) as second:
+        stage: Any = Standing([first, second])
+        with Bar(4) as bar:
+            one = Comparison(flags, clients, bar)
+            await one.level("chat", (peer(tmp_path), peer(tmp_path)), stage, 2)
+    assert stage.order == [0, 1] * 3
+
+    def sent(server: Behaviour) -> list[list[str]]:
+        """The prompts of warm-up and pairs: two clients, one request each."""
+        prompts = [body["prompt"] for body in server.bodies][-6:]
+        return [sorted(prompts[at : at + 2]) for at in (0, 2, 4)]
+
+    (warm, *pairs), (other_warm, *other_pairs) = sent(ours), sent(other)
+    assert pairs == other_pairs
+    assert warm != other_warm
+    assert len({prompt for several in (warm, other_warm, *pairs) for prompt in several}) == 8
+    # Neither is told a model, or to go on past the end of its reply.
+    assert not any({"model", "ignore_eos"} & body.keys() for body in other.bodies)
+
+
+async def test_a_scenario_that_comes_to_nothing_leaves_the_others(
+    tmp_path: Path, clients: Crowd
+) -> None:
+    broken = peer(tmp_path, "--fail", "yes")
+    flags = small("single", "kv8", pairs=1)
+    report = await measure(flags, QUICK, broken, tmp_path, clients, FAKE)
+    assert report.failed
+    assert {row["scenario"] for row in report.rows} == {"kv8"}
+    assert any(note.startswith("single came to nothing: the server ended") for note in report.notes)
+
+
 async def test_exclusive_starts_each_for_its_own_run(
     tmp_path: Path, clients: Crowd, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,7 +137,7 @@ async def test_kv8_is_mlxserve_against_itself_and_needs_no_peer(
     report = await measure(small("kv8", pairs=1), QUICK, None, tmp_path, clients, FAKE)
     assert {row["clients"] for row in report.rows} == {1, 2}
     assert {row["against"] for row in report.rows} == {"mlxserve --kv-bits 16"}
-    assert {plot.name for plot in report.plots} == {"compare-kv8"}
+    assert {plot.name for plot in report.plots} == {"speedups", "rate-kv8"}
 
 
 async def test_restart_counts_from_the_start_of_the_process(tmp_path: Path, clients: Crowd) -> None:
@@ -205,7 +257,11 @@ def test_rates_of_several_levels_are_a_plot() -> None:
         pair = Pair(ours={"tokens/s": 10.0 * clients}, other={"tokens/s": 5.0 * clients})
         return Series(scenario="chat", clients=clients, against="peer", pairs=[pair])
 
-    (plot,) = plots([series(8), series(32)])
+    speedups, plot = plots([series(8), series(32)])
+    assert speedups.bars == {
+        "chat 8: tokens/s": (2.0, 2.0, 2.0),
+        "chat 32: tokens/s": (2.0, 2.0, 2.0),
+    }
     assert plot.lines == {"mlxserve": [(8, 80.0), (32, 320.0)], "peer": [(8, 40.0), (32, 160.0)]}
 
 

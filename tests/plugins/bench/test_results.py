@@ -112,8 +112,12 @@ def test_plots_without_matplotlib_say_what_to_install(
     assert "![" not in text
 
 
-def test_a_plot_is_a_picture(tmp_path: Path) -> None:
-    (path,) = draw([PLOT], tmp_path)
+BARS = Plot(name="b", title="T", x="x", y="", bars={"a": (1.0, 0.5, 2.0)}, level=1.0)
+
+
+@pytest.mark.parametrize("plot", [PLOT, BARS], ids=["lines", "bars"])
+def test_a_plot_is_a_picture(plot: Plot, tmp_path: Path) -> None:
+    (path,) = draw([plot], tmp_path)
     assert path.read_bytes().startswith(PNG)
 
 
