@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from mlxserve_hookspecs import CommandHost, SettingError
 from mlxserve_plugins.bench.client import Ask, BenchError, connect
 from mlxserve_plugins.bench.crowd import Crowd, Place, crowd
-from mlxserve_plugins.bench.flags import count, flag
+from mlxserve_plugins.bench.flags import count, flag, need_words
 from mlxserve_plugins.bench.load import Prompts, prompts_for
 from mlxserve_plugins.bench.pairs import Figures, Pair, Series
 from mlxserve_plugins.bench.process import RUN
@@ -28,7 +28,6 @@ from mlxserve_plugins.bench.sides import (
     PEER,
     Side,
     Stage,
-    need_words,
     our_side,
     peer_of,
     peer_side,
@@ -148,7 +147,7 @@ class Comparison:
 
 async def compare(flags: CompareFlags, words: Sequence[str], host: CommandHost) -> Report:
     """Run every scenario that is asked for."""
-    need_words(words)
+    need_words("compare", words)
     with TemporaryDirectory(prefix="mlxserve-bench-") as folder:
         peer = None
         if any(SCENARIOS[name].rival is None for name in flags.scenarios):

@@ -133,6 +133,16 @@ class Compared(Target):
         return (self.url, *self.baseline_url)
 
 
+def need_words(name: str, words: Sequence[str]) -> None:
+    """Return if it is said what a benchmark that starts servers is to serve.
+
+    Raises:
+        SettingError: It is not.
+    """
+    if not words:
+        raise SettingError(f"say what to serve: bench {name} -- --model MODEL")
+
+
 def _at_least(value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{value} is below {least}")

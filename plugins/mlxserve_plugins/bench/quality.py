@@ -22,7 +22,7 @@ from mlxserve_plugins.bench.divergence import (
     perplexity,
 )
 from mlxserve_plugins.bench.figures import percentile, ratio
-from mlxserve_plugins.bench.flags import Common, count, counts, flag
+from mlxserve_plugins.bench.flags import Common, count, counts, flag, need_words
 from mlxserve_plugins.bench.process import RUN, Command, own_cache
 from mlxserve_plugins.bench.progress import Bar
 from mlxserve_plugins.bench.report import Report, tell
@@ -132,8 +132,7 @@ async def quality(flags: QualityFlags, words: Sequence[str], run: Sequence[str] 
         words: Flags of the servers.
         run: What starts one.
     """
-    if not words:
-        raise SettingError("say what to serve: bench quality -- --model MODEL")
+    need_words("quality", words)
     text = text_of(flags.text)
     seen: dict[int, Seen] = {}
     windows: list[list[int]] = []

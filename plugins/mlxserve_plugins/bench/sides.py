@@ -9,7 +9,6 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from mlxserve_hookspecs import SettingError
 from mlxserve_plugins.bench.crowd import Place
 from mlxserve_plugins.bench.process import Command, Started, own_cache
 
@@ -136,16 +135,6 @@ def peer_of(text: str) -> str:
     if text != PEER:
         raise ValueError(f"no such peer; known: {PEER}")
     return text
-
-
-def need_words(words: Sequence[str]) -> None:
-    """Return if it is said how to start a server.
-
-    Raises:
-        SettingError: It is not.
-    """
-    if not words:
-        raise SettingError("say what to serve: bench compare -- --model MODEL")
 
 
 def _slug(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from mlxserve_hookspecs import CommandHost, EngineBench, EngineFacts, MlxserveError, StepCost
 from mlxserve_plugins.bench.figures import MS
-from mlxserve_plugins.bench.flags import Common, count, counts, flag
+from mlxserve_plugins.bench.flags import Common, count, counts, flag, need_words
 from mlxserve_plugins.bench.progress import Bar
 from mlxserve_plugins.bench.report import Plot, Report, tell
 
@@ -40,6 +40,7 @@ class Shape:
 
 def engine(flags: EngineFlags, words: Sequence[str], host: CommandHost) -> Report:
     """Measure every shape on an engine of every codec."""
+    need_words("engine", words)
     rows: list[dict[str, Any]] = []
     raw: list[dict[str, Any]] = []
     failures: list[str] = []

@@ -54,13 +54,13 @@ def test_without_codecs_the_engine_is_as_the_flags_say() -> None:
 
 
 def test_a_shape_that_does_not_fit_is_left_out_and_said() -> None:
-    report = engine(EngineFlags(rows=(1, 64), context=(4096,)), (), FakeHost())
+    report = engine(EngineFlags(rows=(1, 64), context=(4096,)), ("--model", "m"), FakeHost())
     assert [r["rows"] for r in report.rows] == [1]
     assert "left out: 64 rows of 4096: so many tokens do not fit" in report.notes
 
 
 def test_a_trace_while_steps_are_timed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    engine(EngineFlags(rows=(1,), context=(7,)), (), FakeHost())
+    engine(EngineFlags(rows=(1,), context=(7,)), ("--model", "m"), FakeHost())
     assert "1 traces while 1 rows of 7 were timed" in capsys.readouterr().err
 
 
