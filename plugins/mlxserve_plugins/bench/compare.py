@@ -212,7 +212,8 @@ def _report(
     notes = [
         "speedup: how many times better mlxserve is, of each pair; median, least, most. "
         "Below 1 the other one is better",
-        "refused, failed: requests of mlxserve / of the other; rates are of what was answered",
+        "refused, failed: requests of mlxserve / of the other, of so many each; rates are of what "
+        "was answered",
         *(f"{name}: {SCENARIOS[name].about}{_own(SCENARIOS[name])}" for name in flags.scenarios),
         *problems,
     ]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ def about(command: Sequence[str]) -> dict[str, Any]:
         command: The words of the command line.
     """
     return {
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **dict(versions())},

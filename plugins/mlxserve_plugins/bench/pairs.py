@@ -18,7 +18,7 @@ from mlxserve_plugins.bench.figures import (
 Figures: TypeAlias = Mapping[str, float | None]
 
 MORE_IS_BETTER: Final = frozenset({"tokens/s", "decode/s"})
-COUNTS: Final = ("refused", "failed", "tokens")
+COUNTS: Final = ("asked", "refused", "failed", "tokens")
 """Said beside the figures, and not compared."""
 
 
@@ -77,7 +77,8 @@ class Series:
     def _counted(self, name: str) -> str:
         ours = sum(int(pair.ours.get(name) or 0) for pair in self.pairs)
         other = sum(int(pair.other.get(name) or 0) for pair in self.pairs)
-        return f"{ours} / {other}"
+        asked = sum(int(pair.ours.get("asked") or 0) for pair in self.pairs)
+        return f"{ours} / {other} of {asked}"
 
 
 def speedup(name: str, ours: float | None, other: float | None) -> float | None:
@@ -98,6 +99,7 @@ def figures(traces: Sequence[Trace]) -> dict[str, float | None]:
         "decode/s": decode_rate(traces),
         **{f"ttft_p{n}_ms": milliseconds(percentile(firsts, n / 100)) for n in (50, 99)},
         **{f"itl_p{n}_ms": milliseconds(percentile(gaps, n / 100)) for n in (50, 99)},
+        "asked": len(traces),
         "refused": refused,
         "failed": len(traces) - len(good) - refused,
         "tokens": middle(trace.completion_tokens for trace in good),

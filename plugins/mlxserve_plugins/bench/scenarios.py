@@ -11,7 +11,7 @@ from mlxserve_plugins.bench.crowd import Crowd, Place
 from mlxserve_plugins.bench.figures import MS, Trace, milliseconds, percentile
 from mlxserve_plugins.bench.flags import Common, count, counts, flag
 from mlxserve_plugins.bench.load import Prompts
-from mlxserve_plugins.bench.pairs import Figures, figures, gaps_within
+from mlxserve_plugins.bench.pairs import COUNTS, Figures, figures, gaps_within
 from mlxserve_plugins.bench.tasks import TASKS, TOOLS, VARIANTS
 
 WARM_TOKENS: Final = 24
@@ -185,7 +185,7 @@ async def join(crowd: Crowd, place: Place, work: Work) -> Figures:
 
 async def first_texts(crowd: Crowd, place: Place, work: Work) -> Figures:
     """Send everything at once; when first texts came."""
-    return _some(await load(crowd, place, work), "ttft_p50_ms", "ttft_p99_ms", *COUNTED)
+    return _some(await load(crowd, place, work), "ttft_p50_ms", "ttft_p99_ms", *COUNTS)
 
 
 async def first_request(place: Place, began: float, ready_s: float, ask: Ask) -> Figures:
@@ -201,7 +201,6 @@ async def first_request(place: Place, began: float, ready_s: float, ask: Ask) ->
     }
 
 
-COUNTED: Final = ("refused", "failed", "tokens")
 RESTART: Final = "restart"
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     "single": Scenario(
@@ -251,4 +250,4 @@ def _some(found: Figures, *names: str) -> dict[str, float | None]:
 
 
 def _counts(found: Figures) -> dict[str, float | None]:
-    return _some(found, *COUNTED)
+    return _some(found, *COUNTS)

@@ -135,13 +135,13 @@ def test_a_folder_that_takes_no_files_is_one_line(tmp_path: Path) -> None:
         save(Report(title="T", rows=[]), tmp_path / "file", "n")
 
 
-def test_what_it_ran_on_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_ran_on_is_known() -> None:
     def said(words: Sequence[str]) -> str:
         return "GPU A, 80 GiB\nGPU A, 80 GiB" if words[0] == "nvidia-smi" else ""
 
     assert machine(said)["gpu"] == "GPU A, 80 GiB; GPU A, 80 GiB"
-    found = about(("mlxserve", "bench", "serve"))
-    assert found["command"] == "mlxserve bench serve"
+    found = about(("mlxserve", "bench", "compare", "--peer-args", "--a 1"))
+    assert found["command"] == "mlxserve bench compare --peer-args '--a 1'"
     assert found["machine"]["cores"] >= 1
     assert {"python", "mlx", "mlxserve"} <= found["versions"].keys()
     assert found["versions"]["python"].startswith(f"{sys.version_info[0]}.")
