@@ -270,6 +270,6 @@ def _tell(series: Series) -> None:
     for row in series.rows():
         if row["speedup"] is not None:
             tell(
-                f"{row['scenario']} at {row['clients']}: {row['figure']} "
-                f"{row['speedup']:.2f} times better ({row['least']:.2f} to {row['most']:.2f})"
+                f"{row['scenario']} at {row['clients']}, {row['figure']}: speedup "
+                f"{row['speedup']:.2f} ({row['least']:.2f} to {row['most']:.2f})"
             )

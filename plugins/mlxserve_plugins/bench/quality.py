@@ -21,7 +21,7 @@ from mlxserve_plugins.bench.divergence import (
     flips,
     perplexity,
 )
-from mlxserve_plugins.bench.figures import percentile, ratio
+from mlxserve_plugins.bench.figures import percentile
 from mlxserve_plugins.bench.flags import Common, count, counts, flag, need_words
 from mlxserve_plugins.bench.process import RUN, Command, own_cache
 from mlxserve_plugins.bench.progress import Bar
@@ -187,7 +187,7 @@ def row(bits: int, one: Seen, plain: Seen) -> dict[str, Any]:
     return {
         "kv_bits": bits,
         "perplexity": value,
-        "x_plain": ratio(value, base),
+        "change_%": 100.0 * (value / base - 1.0),
         "kl": sum(apart) / len(apart),
         "kl_p99": percentile(apart, 0.99),
         "covered": covered(plain.texts, one.texts),

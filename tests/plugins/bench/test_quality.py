@@ -16,8 +16,8 @@ async def test_each_width_is_compared_with_plain_kv(tmp_path: Path) -> None:
     report = await quality(flags, ("--model", "m"), FAKE)
     plain, eight, four = report.rows
     assert [row["kv_bits"] for row in report.rows] == [16, 8, 4]
-    assert (plain["kl"], plain["x_plain"], plain["flips/1000"], plain["other_than_16"]) == (
-        0.0, 1.0, 0.0, 0,
+    assert (plain["kl"], plain["change_%"], plain["flips/1000"], plain["other_than_16"]) == (
+        0.0, 0.0, 0.0, 0,
     )  # fmt: skip
     assert plain["perplexity"] == pytest.approx(1 / 0.75)
     assert 0.0 < eight["kl"] < four["kl"]
