@@ -34,6 +34,7 @@ from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
+from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
 from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
@@ -68,6 +69,7 @@ __all__ = [
     "CallFormat",
     "Candidate",
     "Command",
+    "CommandHost",
     "Constraint",
     "Credentials",
     "Described",
@@ -76,7 +78,9 @@ __all__ = [
     "DraftRequest",
     "DraftRoom",
     "Dtype",
+    "EngineBench",
     "EngineClient",
+    "EngineFacts",
     "EngineStatus",
     "Finish",
     "FinishReason",
@@ -115,6 +119,7 @@ __all__ = [
     "Side",
     "SettingError",
     "StateStore",
+    "StepCost",
     "StopConditions",
     "TextCodec",
     "TokenLogprob",

@@ -10,6 +10,7 @@ from typing import Final, cast
 from attrs import field, frozen
 
 from mlxserve.cli.help import BUILT_IN, HELP_FLAGS, command_help, overview
+from mlxserve.cli.host import Host
 from mlxserve.cli.parser import Parser
 from mlxserve.cli.resolution import resolve
 from mlxserve.cli.selection import Selection, select
@@ -124,13 +125,13 @@ class Cli:
         resolved, selection = resolve(
             asked, self.variables, self.installed, argv=self.argv, lenient=True
         )
-        command, parser = _command(name, resolved)
+        command, parser = self._command(name, resolved)
         own = frozenset(_flags(parser))
         if own & {flag for section in selection.active for flag in section.flags}:
             resolved, selection = resolve(
                 asked, self.variables, self.installed, argv=self.argv, lenient=True, without=own
             )
-            command, parser = _command(name, resolved)
+            command, parser = self._command(name, resolved)
         if HELP_FLAGS & set(words):
             print(parser.format_help().rstrip())
             return 0
@@ -151,25 +152,25 @@ class Cli:
             resolved, _ = resolve((), self.variables, self.installed)
         except MlxserveError:  # told when a command is run; help must not depend on it
             return ()
-        return _commands(resolved)
+        return self._commands(resolved)
 
+    def _commands(self, resolved: Resolved) -> list[Command]:
+        host = Host(self.installed, self.variables)
+        several = gather(resolved.plugins, commands)(host=host)
+        return [command for added in several for command in added]
 
-def _commands(resolved: Resolved) -> list[Command]:
-    return [command for added in gather(resolved.plugins, commands)() for command in added]
-
-
-def _command(name: str, resolved: Resolved) -> tuple[Command, Parser]:
-    found = {command.name: command for command in _commands(resolved)}
-    if name not in found:
-        raise SettingError(f"unknown command {name!r}{_likely(name, [*BUILT_IN, *found])}")
-    parser = Parser(
-        f"mlxserve {name}",
-        description=found[name].help,
-        epilog="The flags of mlxserve run choose plugins and set their options here too.",
-        add_help=False,
-    )
-    found[name].add_arguments(parser)
-    return found[name], parser
+    def _command(self, name: str, resolved: Resolved) -> tuple[Command, Parser]:
+        found = {command.name: command for command in self._commands(resolved)}
+        if name not in found:
+            raise SettingError(f"unknown command {name!r}{_likely(name, [*BUILT_IN, *found])}")
+        parser = Parser(
+            f"mlxserve {name}",
+            description=found[name].help,
+            epilog="The flags of mlxserve run choose plugins and set their options here too.",
+            add_help=False,
+        )
+        found[name].add_arguments(parser)
+        return found[name], parser
 
 
 def _likely(name: str, known: Sequence[str]) -> str:

@@ -81,9 +81,7 @@ def load(
     """
     if line := wire(options.wired_limit):
         log.info(PLAN, detail=line)
-    source = ask(plugins, models.resolve_model)(reference=options.model, progress=progress)
-    if source is None:
-        raise ModelError(f"--model {options.model!r} is not {FORMS}")
+    source = find(plugins, options.model, progress)
     size = 1 if group is None else group.size()
     if size > 1:
         check_shardable(source.folder, options, size)
@@ -108,6 +106,18 @@ def load(
     if text.template_fault is not None:
         log.warning("the chat template is broken: no chat", model=name, fault=text.template_fault)
     return LoadedModel(model, text, config, source, name, int(time.time()))
+
+
+def find(plugins: PluginManager, reference: str, progress: Progress) -> ModelSource:
+    """Return where a model's files are, fetched and converted if they were not.
+
+    Raises:
+        ModelError: The reference leads nowhere.
+    """
+    source = ask(plugins, models.resolve_model)(reference=reference, progress=progress)
+    if source is None:
+        raise ModelError(f"--model {reference!r} is not {FORMS}")
+    return source
 
 
 def _load(
