@@ -152,11 +152,9 @@ def _create(api: Api) -> HTTPRouteHandler:
 
 def _get(api: Api) -> HTTPRouteHandler:
     @get("/v1/responses/{response_id:str}", responses=ERRORS)
-    async def get_response(
-        request: AnyRequest, response_id: Name, stream: bool | None = None
-    ) -> Response[bytes]:
+    async def get_response(request: AnyRequest, response_id: Name) -> Response[bytes]:
         """Return a response that was kept."""
-        if stream:
+        if request.query_params.get("stream", "").lower() in ("true", "1"):
             message = "`stream` is not supported here: a kept response is whole"
             raise RequestError(status=400, message=message, param="stream")
         found = api.store.find(response_id, request.state.tenant)
