@@ -60,8 +60,9 @@ class Store:
         """Keep a response, unless it alone is too much."""
         if self.most == 0 or kept.size > self.most_bytes:
             return
+        former = self._kept.pop(name, None)
         self._kept[name] = kept
-        self.bytes += kept.size
+        self.bytes += kept.size - (former.size if former else 0)
         while len(self._kept) > self.most or self.bytes > self.most_bytes:
             _, oldest = self._kept.popitem(last=False)
             self.bytes -= oldest.size

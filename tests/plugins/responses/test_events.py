@@ -245,8 +245,9 @@ def test_a_client_that_leaves_ends_the_reply(
 ) -> None:
     engine.stall_after = 3
     with http.stream("POST", "/v1/responses", json=HI | {"stream": True}) as answer:
-        next(answer.iter_bytes())
-        eventually(lambda: engine.live == 1)
+        lines = answer.iter_lines()  # kept: its end would close the connection
+        next(lines)
+        assert engine.live == 1
     eventually(lambda: engine.live == 0)
     assert len(engine.closed_early) == 1
 
