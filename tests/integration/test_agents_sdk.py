@@ -1,6 +1,5 @@
 """OpenAI's Agents SDK, unmodified, with the model of the demo server."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -88,7 +87,6 @@ async def test_an_agent_follows_a_type(ours: AsyncOpenAI) -> None:
     )
     done = await Runner.run(agent, "Where is the Eiffel Tower?", run_config=QUIET)
     assert done.final_output == Answer(city="Paris")
-    assert json.loads(done.raw_responses[0].output[0].content[0].text) == {"city": "Paris"}
 
 
 async def test_an_agent_goes_on_from_a_kept_response(ours: AsyncOpenAI) -> None:

@@ -30,6 +30,7 @@ from mlxserve_plugins.responses.events import (
     InProgress,
 )
 from mlxserve_plugins.responses.jobs import Job
+from mlxserve_plugins.responses.pieces import pieces_of
 from mlxserve_plugins.responses.store import Kept, Store
 from mlxserve_plugins.responses.writing import Writer
 
@@ -76,7 +77,8 @@ class Reply:
         why = None if event.finish is None else ended(event.finish)
         delta = self._choice.read(event)
         logprobs = self._logprobs(event, delta)
-        found = list(self._writer.take(delta, logprobs))
+        pieces = pieces_of(delta, self._writer.calls)
+        found = list(self._writer.take(pieces, logprobs))
         if event.finish is not None:
             found += self._end("completed" if why == "stop" else "incomplete", event.finish.usage)
         return self._numbered(found)

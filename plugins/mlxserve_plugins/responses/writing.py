@@ -1,11 +1,9 @@
 """From what a parser found in a reply to items, and to the events that tell of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from attrs import define, field
 
-from mlxserve_hookspecs import OutputDelta
 from mlxserve_plugins.openai.answers import ContentLogprob
 from mlxserve_plugins.responses.answers import AnyItem, ItemStatus, ReasoningItem
 from mlxserve_plugins.responses.drafts import (
@@ -17,6 +15,7 @@ from mlxserve_plugins.responses.drafts import (
     ThinkingDraft,
 )
 from mlxserve_plugins.responses.events import Event
+from mlxserve_plugins.responses.pieces import Piece, is_whole
 from mlxserve_plugins.responses.toolbox import Toolbox, custom_input
 
 
@@ -29,27 +28,34 @@ class Writer:
         summary: Whether thinking is told as a summary.
         parallel: Whether there may be more than one call; else what follows the first is left out.
         items: Those that are whole.
+        calls: Calls so far that have ended; one whose arguments are not JSON was cut.
     """
 
     box: Toolbox
     summary: bool = False
     parallel: bool = True
     items: list[AnyItem] = field(factory=list)
+    calls: int = 0
     _open: Draft | None = None
-    _called: bool = False
+    _arguments: str = ""
 
-    def take(self, delta: OutputDelta, logprobs: list[ContentLogprob]) -> Iterator[Event]:
-        """Add what a parser found."""
-        if self._called and not self.parallel:
-            return
-        if delta.reasoning:
-            yield from self._think(delta.reasoning)
-        if delta.content:
-            yield from self._say(delta.content, logprobs)
-        for call in delta.tool_calls:
-            yield from self._call(call)
-            if not self.parallel:
+    def take(self, pieces: Iterable[Piece], logprobs: list[ContentLogprob]) -> Iterator[Event]:
+        """Add what a parser found.
+
+        Args:
+            pieces: It, in order.
+            logprobs: Of its content, which goes to the first piece of it.
+        """
+        for piece in pieces:
+            if self.calls and not self.parallel:
                 return
+            if piece.kind == "reasoning":
+                yield from self._think(piece.text)
+            elif piece.kind == "content":
+                yield from self._say(piece.text, logprobs)
+                logprobs = []
+            else:
+                yield from self._call(piece)
 
     def end(self, status: ItemStatus) -> Iterator[Event]:
         """Close what is open; a whole reply that says and calls nothing is an empty message."""
@@ -64,13 +70,12 @@ class Writer:
         return [*self.items, *([self._open.item("incomplete")] if self._open else [])]
 
     def _think(self, text: str) -> Iterable[Event]:
-        if not isinstance(self._open, ThinkingDraft | SummaryDraft):
+        draft = self._open
+        if not isinstance(draft, ThinkingDraft | SummaryDraft):
             yield from self._close("completed")
             kind = SummaryDraft if self.summary else ThinkingDraft
-            draft: ThinkingDraft | SummaryDraft = kind(len(self.items))
+            draft = kind(len(self.items))
             yield from self._begin(draft)
-        else:
-            draft = self._open
         yield draft.more(text)
 
     def _say(self, text: str, logprobs: list[ContentLogprob]) -> Iterable[Event]:
@@ -81,26 +86,33 @@ class Writer:
             yield from self._begin(draft)
         yield draft.more(text, logprobs)
 
-    def _call(self, call: Mapping[str, Any]) -> Iterable[Event]:
-        yield from self._close("completed")
-        self._called = True
-        tool, arguments = self.box.name_of(call["name"]), call["arguments"]
-        draft: CallDraft | CustomDraft
-        if tool.kind == "custom":
-            draft, arguments = CustomDraft(len(self.items), tool), custom_input(arguments)
-        else:
-            draft = CallDraft(len(self.items), tool)
-        yield from self._begin(draft)
-        yield draft.more(arguments)
-        yield from self._close("completed")
+    def _call(self, piece: Piece) -> Iterable[Event]:
+        draft = self._open
+        if not isinstance(draft, CallDraft | CustomDraft) or piece.name:
+            yield from self._close("completed")
+            tool = self.box.name_of(piece.name)
+            kind = CustomDraft if tool.kind == "custom" else CallDraft
+            draft = kind(len(self.items), tool)
+            yield from self._begin(draft)
+        self._arguments += piece.arguments
+        if isinstance(draft, CallDraft) and piece.arguments:
+            yield draft.more(piece.arguments)
+        if piece.done:
+            yield from self._close("completed")
 
     def _begin(self, draft: Draft) -> Iterable[Event]:
-        self._open = draft
+        self._open, self._arguments = draft, ""
         return draft.opening()
 
     def _close(self, status: ItemStatus) -> Iterable[Event]:
         draft, self._open = self._open, None
         if draft is None:
-            return ()
+            return
+        if isinstance(draft, CallDraft | CustomDraft):
+            self.calls += 1
+            status = "completed" if is_whole(self._arguments) else "incomplete"
+        if isinstance(draft, CustomDraft) and self._arguments:
+            # Its plain text is known when the JSON around it is whole.
+            yield draft.more(custom_input(self._arguments))
         self.items.append(draft.item(status))
-        return draft.closing(status)
+        yield from draft.closing(status)

@@ -6,9 +6,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxserve_hookspecs import OutputDelta
 from mlxserve_plugins.responses.bodies import ResponsesBody
 from mlxserve_plugins.responses.items import KINDS
+from mlxserve_plugins.responses.pieces import Piece
 from mlxserve_plugins.responses.toolbox import Toolbox
 from mlxserve_plugins.responses.writing import Writer
 
@@ -102,28 +102,41 @@ def test_no_name_makes_the_server_fail(http: httpx.Client, name: str, method: st
     assert http.request(method, path).status_code in (400, 404, 405)
 
 
-calls = st.fixed_dictionaries(
-    {
-        "name": st.sampled_from(["a", "b", "n__c", "nobody"]),
-        "arguments": st.sampled_from(["{}", '{"input": "x"}', "["]),
-    }
+spoken = st.builds(
+    lambda kind, text: [Piece(kind=kind, text=text)],
+    st.sampled_from(["content", "reasoning"]),
+    st.text(min_size=1, max_size=3),
 )
-deltas = st.builds(
-    OutputDelta,
-    content=st.text(max_size=3),
-    reasoning=st.text(max_size=3),
-    tool_calls=st.lists(calls, max_size=2).map(tuple),
+
+
+def call(name: str, fragments: list[str]) -> list[Piece]:
+    """Return a call in fragments."""
+    first = Piece(kind="call", name=name)
+    rest = [Piece(kind="call", arguments=text) for text in fragments]
+    return [first, *rest, Piece(kind="call", done=True)]
+
+
+calls = st.builds(
+    call,
+    st.sampled_from(["a", "b", "n__c", "nobody"]),
+    st.sampled_from([[], ["{}"], ['{"inp', 'ut": "x', '"}'], ["["], ['{"input": 1}']]),
+)
+ends = st.just([]) | calls.map(lambda pieces: pieces[:-1])  # the end of a reply may cut a call
+replies = st.builds(
+    lambda parts, end: [piece for part in [*parts, end] for piece in part],
+    st.lists(spoken | calls, max_size=8),
+    ends,
 )
 
 
 @given(
-    found=st.lists(deltas, max_size=8),
+    found=replies,
     summary=st.booleans(),
     parallel=st.booleans(),
     status=st.sampled_from(["completed", "incomplete"]),
 )
 def test_whatever_a_parser_finds_the_events_add_up_to_the_items(
-    found: list[OutputDelta], summary: bool, parallel: bool, status: Any
+    found: list[Piece], summary: bool, parallel: bool, status: Any
 ) -> None:
     box = Toolbox()
     box.add(
@@ -134,12 +147,12 @@ def test_whatever_a_parser_finds_the_events_add_up_to_the_items(
         ]
     )
     writer, reader = Writer(box, summary=summary, parallel=parallel), Reader()
-    for event in [e for delta in found for e in writer.take(delta, [])] + list(writer.end(status)):
+    for event in [*writer.take(found, []), *writer.end(status)]:
         reader.take(msgspec.to_builtins(event))
     assert reader.open is None
     assert reader.items == msgspec.to_builtins(writer.items)
     if parallel:
-        said = "".join(d.content for d in found)
+        said = "".join(piece.text for piece in found if piece.kind == "content")
         texts = [p["text"] for i in reader.items if i["type"] == "message" for p in i["content"]]
         assert "".join(texts) == said
     else:
