@@ -121,7 +121,9 @@ calls = st.builds(
     st.sampled_from(["a", "b", "n__c", "nobody"]),
     st.sampled_from([[], ["{}"], ['{"inp', 'ut": "x', '"}'], ["["], ['{"input": 1}']]),
 )
-ends = st.just([]) | calls.map(lambda pieces: pieces[:-1])  # the end of a reply may cut a call
+ends: st.SearchStrategy[list[Piece]] = st.just([]) | calls.map(
+    lambda pieces: pieces[:-1]
+)  # the end of a reply may cut a call
 replies = st.builds(
     lambda parts, end: [piece for part in [*parts, end] for piece in part],
     st.lists(spoken | calls, max_size=8),
