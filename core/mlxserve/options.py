@@ -11,6 +11,9 @@ from mlxserve_hookspecs import option
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 CompileMode: TypeAlias = Literal["auto", "on", "off"]
 LogFormat: TypeAlias = Literal["auto", "console", "json"]
+NameCheck: TypeAlias = Literal["on", "off"]
+SpecialTokens: TypeAlias = Literal["keep", "text"]
+UnknownFields: TypeAlias = Literal["refuse", "warn", "ignore"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LARGEST: Final = 2**31 - 1
@@ -31,6 +34,8 @@ class ModelOptions:
         served_model_name: The public name instead of ``model``.
         dtype: ``auto`` is float32 on CPU and the checkpoint's own elsewhere.
         trust_remote_code: Let the tokenizer run code that comes with the model.
+        model_name_check: ``off`` serves a request that names another model, or none.
+        chat_special_tokens: What special tokens become that a chat's messages spell.
     """
 
     model: str = option(
@@ -48,6 +53,14 @@ class ModelOptions:
         "auto", "precision of the weights; auto is float32 on CPU, else the checkpoint's own"
     )
     trust_remote_code: bool = option(False, "let the tokenizer run code that came with the model")
+    model_name_check: NameCheck = option(
+        "on", "on refuses (404) a request for a model of another name; off serves it"
+    )
+    chat_special_tokens: SpecialTokens = option(
+        "keep",
+        "what special tokens become that a message spells: keep lets them act, as everywhere;"
+        " text makes them text, so that no message can pose as another's",
+    )
 
 
 @frozen(kw_only=True)
@@ -57,6 +70,9 @@ class ServerOptions:
     host: str = option("0.0.0.0", "address to bind", check=min_len(1))
     port: int = option(8000, "port to bind; 0 takes a free one", check=and_(ge(0), le(65535)))
     max_request_bytes: int = option(1048576, "largest request body", check=_count)
+    unknown_fields: UnknownFields = option(
+        "warn", "what becomes of a request with a field that nobody knows: 400, a log line, nothing"
+    )
     shutdown_timeout_s: float = option(
         30.0, "seconds that requests in flight get to finish at a shutdown", check=_seconds
     )
@@ -98,13 +114,28 @@ class EngineOptions:
 
 @frozen(kw_only=True)
 class GenerationOptions:
-    """What a request gets, and what it may ask for; a timeout of 0 is unlimited."""
+    """What a request gets, and what it may ask for; a timeout of 0 is unlimited.
 
-    default_max_tokens: int = option(512, "max_tokens of a request that names none", check=_count)
-    max_prompt_tokens: int = option(32768, "longest prompt in tokens", check=_count)
-    max_generation_tokens: int = option(32768, "largest max_tokens", check=_count)
+    What is asked beyond a limit on replies is cut to it, and the reply ends with ``length``.
+    """
+
+    default_max_tokens: int = option(
+        512,
+        "max_tokens of a request that names none; 0 is all that the context leaves",
+        check=and_(ge(0), le(LARGEST)),
+    )
+    max_prompt_tokens: int = option(
+        32768,
+        "longest prompt in tokens; the model's own limit where it has one and nobody sets this",
+        check=_count,
+    )
+    max_generation_tokens: int = option(
+        32768, "largest max_tokens; a larger one is cut to it", check=_count
+    )
     request_timeout_s: float = option(
-        120.0, "seconds that a request may take; 0 is unlimited", check=_seconds
+        120.0,
+        "seconds that a request may take, and then ends with what it has; 0 is unlimited",
+        check=_seconds,
     )
     first_token_timeout_s: float = option(
         300.0, "seconds to a request's first token; 0 is unlimited", check=_seconds

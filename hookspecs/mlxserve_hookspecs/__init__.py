@@ -13,6 +13,7 @@ from mlxserve_hookspecs.caching import (
 from mlxserve_hookspecs.commands import Command
 from mlxserve_hookspecs.distribution import Rank, RankPlan
 from mlxserve_hookspecs.engine import (
+    Described,
     EngineClient,
     EngineStatus,
     Limits,
@@ -65,6 +66,7 @@ __all__ = [
     "Command",
     "Constraint",
     "Credentials",
+    "Described",
     "Draft",
     "DraftPlanner",
     "DraftRequest",

@@ -95,6 +95,8 @@ class GenerationRequest:
         request_timeout: Seconds from arrival to the last token; ``None`` is unlimited.
         first_token_timeout: Seconds from arrival to the first token; ``None`` is unlimited.
         skip_special_tokens: Leave special tokens out of the text.
+        continues: Whether the text goes on with the prompt's, so that it begins as the tokenizer
+            would decode it there (a SentencePiece tokenizer's leading space); else it stands alone.
     """
 
     id: str
@@ -112,3 +114,4 @@ class GenerationRequest:
     request_timeout: float | None = None
     first_token_timeout: float | None = None
     skip_special_tokens: bool = True
+    continues: bool = False

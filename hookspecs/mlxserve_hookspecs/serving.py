@@ -33,6 +33,7 @@ class Services:
             ``make_output_parser`` says; ``None``: all text is content.
         hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
             hook; any thread.
+        tell_adjusted: Tells the plugins of ``request_adjusted``, with its surface, field and how.
     """
 
     engine: EngineClient
@@ -45,6 +46,7 @@ class Services:
         [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
     ]
     hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
+    tell_adjusted: Callable[[str, str, str], None] = lambda _surface, _field, _how: None
 
 
 @hookspec

@@ -21,16 +21,16 @@ from mlxserve.engine.speculation import Speculator
 from mlxserve.hooks import ask, gather
 from mlxserve.kv.plan import CodecMaker, KvPlan, plan_kv
 from mlxserve.kv.store import BucketStore, RowStore
+from mlxserve.limits import limits_of
 from mlxserve.loading import register
 from mlxserve.model.load import LoadedModel, load
-from mlxserve.options import EngineOptions, GenerationOptions
+from mlxserve.options import EngineOptions
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
     GenerationEvent,
     GenerationRequest,
     KvCodec,
     KvSide,
-    Limits,
     ModelCard,
     ModelError,
     ModelHost,
@@ -152,18 +152,6 @@ def capacity_of(options: EngineOptions) -> Capacity:
     )
 
 
-def limits_of(options: GenerationOptions, max_len: int | None) -> Limits:
-    """Return what a request may ask for; 0 seconds is unlimited."""
-    return Limits(
-        default_max_tokens=options.default_max_tokens,
-        max_prompt_tokens=options.max_prompt_tokens,
-        max_generation_tokens=options.max_generation_tokens,
-        max_model_len=max_len,
-        request_timeout=options.request_timeout_s or None,
-        first_token_timeout=options.first_token_timeout_s or None,
-    )
-
-
 def warm_up(engine: Engine, inbox: Inbox) -> None:
     """Run one short request through prefill, decode and sampling, so that the first is not slow.
 
@@ -211,10 +199,11 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: BlockCach
         aliases=tuple(names)[1:],
         created=model.created,
         vocab_size=_vocab(model),
-        limits=limits_of(resolved.generation, model.max_len),
+        limits=limits_of(resolved, model.max_len, capacity_of(resolved.engine).tokens),
         has_chat_template=model.text.has_chat_template,
         identity=model.identity,
         layout=tuple(_plan_lines(resolved, model, plan, cache)),
+        any_name=resolved.model.model_name_check == "off",
     )
 
 

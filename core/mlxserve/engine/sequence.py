@@ -230,7 +230,11 @@ def sequences_of(
             key=base_key(seed, choice),
             max_tokens=max_tokens,
             eos=eos,
-            detokenizer=Detokenizer(text, skip_special_tokens=request.skip_special_tokens),
+            detokenizer=Detokenizer(
+                text,
+                skip_special_tokens=request.skip_special_tokens,
+                after=request.prompt if request.continues else (),
+            ),
             stops=StopMatcher(request.stop.strings),
             tokens=list(request.prompt),
         )

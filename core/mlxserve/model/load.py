@@ -92,7 +92,7 @@ def load(
     dtype = str(weights[0][1].dtype)
     source = ModelSource(folder=source.folder, identity=f"{identity}@{dtype}", name=source.name)
     name = options.served_model_name or source.name or options.model
-    text = Tokenizer(wrapper)
+    text = Tokenizer(wrapper, options.chat_special_tokens)
     if text.template_fault is not None:
         log.warning("the chat template is broken: no chat", model=name, fault=text.template_fault)
     return LoadedModel(model, text, config, source, name, int(time.time()))

@@ -12,7 +12,8 @@ from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin, Swagg
 from mlxserve.hooks import ask, failures, gather, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
-from mlxserve.serve.errors import HANDLERS
+from mlxserve.serve.errors import make_handlers
+from mlxserve.serve.refusals import TellRefused
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import (
     PROJECT,
@@ -20,6 +21,7 @@ from mlxserve_hookspecs import (
     Services,
     TextCodec,
     generation,
+    lifecycle,
     serving,
 )
 
@@ -35,7 +37,7 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
     config = AppConfig(
         route_handlers=[route for routes in added for route in routes],
         request_max_body_size=resolved.server.max_request_bytes,
-        exception_handlers=dict(HANDLERS),
+        exception_handlers=make_handlers(_refusal_teller(resolved)),
         openapi_config=OpenAPIConfig(
             title=PROJECT,
             version=version(PROJECT),
@@ -57,6 +59,11 @@ def services_of(resolved: Resolved, service: Service) -> Services:
     ) -> OutputParser | None:
         return parser(text=text, tools=tools, reasoning=reasoning)
 
+    announce = tell(resolved.plugins, lifecycle.request_adjusted)
+
+    def tell_adjusted(surface: str, field: str, how: str) -> None:
+        announce(surface=surface, field=field, how=how)
+
     return Services(
         engine=engine,
         admission=HookAdmission(resolved.plugins, lambda: engine.status),
@@ -66,4 +73,14 @@ def services_of(resolved: Resolved, service: Service) -> Services:
         cache_stats=service.cache_stats,
         make_parser=make_parser,
         hook_errors=lambda: failures(resolved.plugins),
+        tell_adjusted=tell_adjusted,
     )
+
+
+def _refusal_teller(resolved: Resolved) -> TellRefused:
+    announce = tell(resolved.plugins, lifecycle.request_refused)
+
+    def tell_refused(status: int, code: str, field: str) -> None:
+        announce(status=status, code=code, field=field)
+
+    return tell_refused

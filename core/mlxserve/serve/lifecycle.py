@@ -18,6 +18,7 @@ from mlxserve.resolved import Resolved
 from mlxserve.serve.address import address_of
 from mlxserve.serve.app import build_app
 from mlxserve.serve.greeting import CHAT, greeting
+from mlxserve.serve.identified import identified
 from mlxserve.serve.logging import adopt_libraries
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import Credentials, RequestError, admission, lifecycle
@@ -139,7 +140,7 @@ class Lifecycle:
 def _server(app: Litestar) -> Server:
     return Server(
         uvicorn.Config(
-            app,
+            identified(app),
             log_config=None,
             access_log=False,
             ws="none",

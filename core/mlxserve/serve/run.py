@@ -15,6 +15,7 @@ from mlxserve.serve.address import listen
 from mlxserve.serve.lifecycle import Lifecycle
 from mlxserve.serve.logging import RequestLog, configure_logging
 from mlxserve.serve.progress import make_progress
+from mlxserve.serve.refusals import RefusalLog
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import MlxserveError, Rank, RankPlan, distribution, lifecycle
 
@@ -105,6 +106,7 @@ def serve(
     """
     sys.setswitchinterval(SWITCHING)
     resolved.plugins.register(RequestLog(), "request-log")
+    resolved.plugins.register(RefusalLog(), "refusal-log")
     run_of_it = Lifecycle(
         resolved=resolved,
         service=service,

@@ -50,10 +50,16 @@ class Metrics:
             self.instruments.received(request)
 
     @hookimpl
-    def request_refused(self, status: int, code: str) -> None:
+    def request_refused(self, status: int, code: str, field: str) -> None:
         """Count a request that was not."""
         if self.instruments:
-            self.instruments.refused(status, code)
+            self.instruments.refused(status, code, field)
+
+    @hookimpl
+    def request_adjusted(self, surface: str, field: str, how: str) -> None:
+        """Count a field that was not taken by its word."""
+        if self.instruments:
+            self.instruments.adjusted(surface, field, how)
 
     @hookimpl
     def first_token(self, seconds: float) -> None:

@@ -177,6 +177,7 @@ class ModelInfo(Struct):
     id: str
     created: int
     max_model_len: int | None
+    context_length: int | None
     object: Literal["model"] = "model"
     owned_by: str = "mlxserve"
 
@@ -186,6 +187,12 @@ class ModelList(Struct):
 
     data: list[ModelInfo]
     object: Literal["list"] = "list"
+
+
+class VersionAnswer(Struct):
+    """The answer of ``/version``."""
+
+    version: str
 
 
 class TokenizeAnswer(Struct):

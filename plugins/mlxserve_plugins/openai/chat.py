@@ -23,7 +23,7 @@ from mlxserve_plugins.openai.answers import (
 )
 from mlxserve_plugins.openai.jobs import Job
 from mlxserve_plugins.openai.logprobs import TokenNames, chat_logprobs
-from mlxserve_plugins.openai.replies import Tally, ended, no_usage_yet
+from mlxserve_plugins.openai.replies import Tally, ended, usage_so_far
 
 MakeParser: TypeAlias = Callable[
     [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
@@ -109,6 +109,7 @@ class ChatReply:
     def chunks(self, source: int, event: GenerationEvent) -> Iterable[ChatChunk]:
         """Return what the event adds, then the end of its choice if it is the last."""
         choice = self.choices[event.choice]
+        self.tally.seen += len(event.tokens)
         delta = choice.read(event)
         logprobs = self._logprobs(event.logprobs)
         said = self._said(choice, delta)
@@ -156,7 +157,7 @@ class ChatReply:
             model=self.job.card.id,
             system_fingerprint=self.job.fingerprint,
             choices=list(choices),
-            usage=no_usage_yet(self.job),
+            usage=usage_so_far(self.job, self.tally),
         )
 
     def _said(self, choice: SpokenChoice, delta: OutputDelta) -> ChatDelta | None:
