@@ -1,11 +1,6 @@
-"""What clients send to ``/v1/responses``, field by field.
+"""What clients send to ``/v1/responses``, after the table has been over it (``fields``)."""
 
-A field of type ``None`` is one of OpenAI's that would change the reply and that this server does
-not have: its null is accepted, a value is refused. Fields that are not here are served without
-effect and named in the log.
-"""
-
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -16,9 +11,12 @@ from mlxserve_plugins.openai.bodies import (
     Count,
     Logprobs,
     Penalty,
+    Size,
     Stops,
     Tokens,
 )
+from mlxserve_plugins.responses.fields import RESPONSES
+from mlxserve_plugins.surface.fields import Table
 
 Json: TypeAlias = dict[str, Any]
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -47,8 +45,9 @@ class ResponsesBody(Struct, kw_only=True):
 
     Attributes:
         input: A text, or items: messages, calls, their outputs, earlier thinking.
-        background: Must not be true: a reply ends when its client leaves.
     """
+
+    TABLE: ClassVar[Table] = RESPONSES
 
     model: str | None = None
     input: str | list[Json] | None = None
@@ -63,20 +62,19 @@ class ResponsesBody(Struct, kw_only=True):
     text: TextConfig | None = None
     include: list[str] | None = None
     top_logprobs: Logprobs | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: Size | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    background: bool | None = None
 
     # Beyond OpenAI's, as in chat requests.
-    min_tokens: Count | None = None
+    min_tokens: Size | None = None
     top_k: Count | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     logit_bias: dict[int, Bias] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: int | None = None
     stop: str | Stops | None = None
     stop_token_ids: Annotated[Tokens, Meta(max_length=MOST_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
@@ -85,20 +83,10 @@ class ResponsesBody(Struct, kw_only=True):
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     chat_template_kwargs: Json | None = None
 
-    # Echoed, or accepted for the sake of OpenAI's clients; they change nothing here.
+    # Told back; they change nothing here.
     metadata: dict[str, str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    service_tier: str | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: Any = None
     max_tool_calls: int | None = None
-    stream_options: Json | None = None
-    moderation: Any = None
-    client_metadata: Any = None
-
-    conversation: None = None
-    prompt: None = None
-    context_management: None = None

@@ -16,9 +16,11 @@ from mlxserve_plugins.responses.drafts import name
 from mlxserve_plugins.responses.effort import template_options
 from mlxserve_plugins.responses.history import Past, known_items
 from mlxserve_plugins.responses.items import MoreTools, Placed
+from mlxserve_plugins.responses.renaming import retell
 from mlxserve_plugins.responses.rendering import render
 from mlxserve_plugins.responses.store import Store
 from mlxserve_plugins.responses.toolbox import Toolbox
+from mlxserve_plugins.surface.notes import Notes
 
 Json: TypeAlias = dict[str, Any]
 
@@ -70,7 +72,13 @@ class Job:
 
 
 async def make_job(
-    body: ResponsesBody, engine: EngineClient, tenant: str, store: Store, ignored: frozenset[str]
+    body: ResponsesBody,
+    engine: EngineClient,
+    tenant: str,
+    store: Store,
+    *,
+    ignored: frozenset[str],
+    notes: Notes,
 ) -> Job:
     """Return the job of a request.
 
@@ -80,17 +88,19 @@ async def make_job(
         tenant: Who asks.
         store: Where earlier responses are.
         ignored: Types of hosted tools that are left out.
+        notes: Told what is not taken by its word.
 
     Raises:
         RequestError: It cannot be done; the field is named.
     """
     card, text = engine.card, engine.text
-    check_model(body.model, card)
-    if body.background:
-        message = "`background` is not supported: a response ends when its client leaves"
-        raise refusal("background", message, "unsupported_parameter")
+    check_model(body.model, card, notes)
     past = known_items(body, store, tenant)
     box = _tools(body, past.items, ignored)
+    if box.left_out:
+        notes.add("tools", "ignored", ", ".join(sorted(box.left_out)))
+    if body.text is not None and body.text.verbosity is not None:
+        notes.add("text.verbosity", "ignored", "harmless")
     constraint = _constraint(body, box)
     tools = box.for_template()
     effort = body.reasoning.effort if body.reasoning else None
@@ -107,7 +117,7 @@ async def make_job(
         tenant=tenant,
         card=card,
         text=text,
-        request=_request(body, card, text, own, prompt, tenant, constraint),
+        request=_request(body, card, text, own, prompt, tenant, constraint, notes),
         box=box,
         tools=tools,
         reasoning=text.opens_thinking(prompt),
@@ -155,14 +165,17 @@ def _request(
     prompt: Sequence[int],
     tenant: str,
     constraint: Json | None,
+    notes: Notes,
 ) -> GenerationRequest:
-    asked = _as_generation(body)
+    asked, noted = _as_generation(body), Notes()
+    stop = stop_of(asked, card, len(prompt), "input", noted)
+    retell(noted, notes)
     skips = body.skip_special_tokens
     return GenerationRequest(
         id=own,
         prompt=tuple(prompt),
         sampling=sampling_of(asked, card),
-        stop=stop_of(asked, card, len(prompt), "input"),
+        stop=stop,
         logprobs=body.top_logprobs or 0 if LOGPROBS in (body.include or ()) else None,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
@@ -178,6 +191,5 @@ def _request(
 def _as_generation(body: ResponsesBody) -> GenerationBody:
     """Return what a request has in common with chat and text completions."""
     shared = set(ResponsesBody.__struct_fields__) & set(GenerationBody.__struct_fields__)
-    sampling = shared - {"metadata", "stream_options", "store", "stream"}
-    fields = {one: getattr(body, one) for one in sampling}
+    fields = {one: getattr(body, one) for one in shared}
     return GenerationBody(max_tokens=body.max_output_tokens, **fields)

@@ -1,4 +1,4 @@
-"""Refusals of what this API shares with chat requests, in this API's names."""
+"""Refusals and notes of what this API shares with chat requests, in this API's names."""
 
 import re
 from typing import Final
@@ -6,6 +6,7 @@ from typing import Final
 from attrs import evolve
 
 from mlxserve_hookspecs import RequestError
+from mlxserve_plugins.surface.notes import Notes
 
 NAMES: Final = (
     ("response_format.json_schema", "text.format"),
@@ -17,9 +18,21 @@ NAMES: Final = (
 
 def renamed(error: RequestError) -> RequestError:
     """Return the error with the names that this API's clients know."""
-    message, param = error.message, error.param
+    message = error.message
     for theirs, ours in NAMES:
         message = re.sub(rf"`{re.escape(theirs)}(?=[`.\[])", f"`{ours}", message)
-        if param is not None and re.match(rf"{re.escape(theirs)}(?=$|[.\[])", param):
-            param = ours + param[len(theirs) :]
+    param = None if error.param is None else _name(error.param)
     return evolve(error, message=message, param=param)
+
+
+def retell(noted: Notes, notes: Notes) -> None:
+    """Add what was ``noted`` of fields by their names in chat requests."""
+    for note in noted.taken:
+        notes.add(_name(note.field), note.how, note.detail)
+
+
+def _name(param: str) -> str:
+    for theirs, ours in NAMES:
+        if re.match(rf"{re.escape(theirs)}(?=$|[.\[])", param):
+            return ours + param[len(theirs) :]
+    return param

@@ -20,6 +20,7 @@ from mlxserve_plugins.openai.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
+    notes_of,
     while_connected,
 )
 from mlxserve_plugins.responses import ResponsesOptions
@@ -29,8 +30,8 @@ from mlxserve_plugins.responses.jobs import Job, make_job
 from mlxserve_plugins.responses.renaming import renamed
 from mlxserve_plugins.responses.reply import Reply
 from mlxserve_plugins.responses.store import MB, Store
-from mlxserve_plugins.responses.strangers import Strangers
 from mlxserve_plugins.responses.streaming import server_sent
+from mlxserve_plugins.surface.notes import Desk
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -47,10 +48,12 @@ class Api:
     services: Services
     options: ResponsesOptions
     store: Store = field(init=False)
-    strangers: Strangers = field(factory=Strangers)
+    desk: Desk = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Begin with nothing kept."""
+        mode = setting(self.services, "server", "unknown_fields", "warn")
+        self.desk = Desk(ResponsesBody.TABLE.surface, self.services.tell_adjusted, mode)
         self.store = Store(self.options.store_size, int(self.options.store_mb * MB))
 
     def authenticate(self, connection: AnyConnection) -> None:
@@ -65,8 +68,6 @@ class Api:
 
     async def create(self, body: ResponsesBody, request: AnyRequest) -> Response[Any]:
         """Answer a request for a response."""
-        given = msgspec.json.decode(await request.body(), type=dict[str, msgspec.Raw])
-        self.strangers.meet(given, ResponsesBody)
         try:
             return await self._create(body, request)
         except ClientLeftError:
@@ -75,9 +76,13 @@ class Api:
             raise renamed(error) from None
 
     async def _create(self, body: ResponsesBody, request: AnyRequest) -> Response[Any]:
-        ignored, tenant = frozenset(self.options.ignored_tools), request.state.tenant
-        job = await make_job(body, self.services.engine, tenant, self.store, ignored)
-        self.strangers.tell(f"tools of type {kind}" for kind in sorted(job.box.left_out))
+        notes, tenant = notes_of(request), request.state.tenant
+        self.desk.check_unknown(notes.taken)
+        ignored = frozenset(self.options.ignored_tools)
+        engine = self.services.engine
+        job = await make_job(body, engine, tenant, self.store, ignored=ignored, notes=notes)
+        peer = request.client.host if request.client else ""
+        self.desk.file(notes.taken, tenant or peer)
         reply = Reply(job, self.services.make_parser, self.store)
         if body.stream:
             return await self._stream(reply, request)
@@ -137,7 +142,7 @@ def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]
 
 
 def _create(api: Api) -> HTTPRouteHandler:
-    @post("/v1/responses", dto=JsonBody[ResponsesBody], status_code=200, responses=ERRORS)
+    @post(_paths("/responses"), dto=JsonBody[ResponsesBody], status_code=200, responses=ERRORS)
     async def create_response(
         request: AnyRequest, data: Annotated[ResponsesBody | None, Body()] = None
     ) -> Response[ResponseObject]:
@@ -151,7 +156,7 @@ def _create(api: Api) -> HTTPRouteHandler:
 
 
 def _get(api: Api) -> HTTPRouteHandler:
-    @get("/v1/responses/{response_id:str}", responses=ERRORS)
+    @get(_paths("/responses/{response_id:str}"), responses=ERRORS)
     async def get_response(request: AnyRequest, response_id: Name) -> Response[bytes]:
         """Return a response that was kept."""
         if request.query_params.get("stream", "").lower() in ("true", "1"):
@@ -164,7 +169,7 @@ def _get(api: Api) -> HTTPRouteHandler:
 
 
 def _delete(api: Api) -> HTTPRouteHandler:
-    @delete("/v1/responses/{response_id:str}", status_code=200, responses=ERRORS)
+    @delete(_paths("/responses/{response_id:str}"), status_code=200, responses=ERRORS)
     async def delete_response(request: AnyRequest, response_id: Name) -> DeletedResponse:
         """Forget a response."""
         api.store.delete(response_id, request.state.tenant)
@@ -174,7 +179,7 @@ def _delete(api: Api) -> HTTPRouteHandler:
 
 
 def _input_items(api: Api) -> HTTPRouteHandler:
-    @get("/v1/responses/{response_id:str}/input_items", responses=ERRORS)
+    @get(_paths("/responses/{response_id:str}/input_items"), responses=ERRORS)
     async def list_input_items(request: AnyRequest, response_id: Name) -> ItemList:
         """List the items that a response was asked with, the last one first."""
         found = api.store.find(response_id, request.state.tenant)
@@ -183,6 +188,11 @@ def _input_items(api: Api) -> HTTPRouteHandler:
         return ItemList(data=items, first_id=ends[0], last_id=ends[1], has_more=False)
 
     return list_input_items
+
+
+def _paths(path: str) -> list[str]:
+    # Clients whose base URL lacks the version are served all the same.
+    return [f"/v1{path}", path]
 
 
 def _first(events: Any) -> Coroutine[Any, Any, bytes]:

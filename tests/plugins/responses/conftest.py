@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from attrs import define, frozen
+from attrs import define, field, frozen
 from litestar import Litestar
 from openai import OpenAI
 
-from mlxserve.serve.errors import HANDLERS
+from mlxserve.serve.errors import make_handlers
 from mlxserve_hookspecs import Markup, OutputParser, Services, TextCodec
 from mlxserve_plugins.responses import Responses, ResponsesOptions
 from mlxserve_plugins.tools import Tools
@@ -40,6 +40,10 @@ class Stage:
 
     engine: FakeEngine
     admission: FakeAdmission
+    adjusted: list[tuple[str, str, str]] = field(factory=list)
+
+    def adjust(self, surface: str, field: str, how: str) -> None:
+        self.adjusted.append((surface, field, how))
 
 
 @frozen
@@ -75,11 +79,12 @@ def build_app(stage: Stage) -> Litestar:
         clear_cache=dict,
         cache_stats=dict,
         make_parser=make_parser,
+        tell_adjusted=stage.adjust,
     )
     plugin = Responses(ResponsesOptions(store_size=STORE_SIZE))
     return Litestar(
         list(plugin.routes(services)),
-        exception_handlers=dict(HANDLERS),
+        exception_handlers=make_handlers(lambda *_: None),
         request_max_body_size=MOST_BYTES,
         logging_config=None,
     )
@@ -114,6 +119,7 @@ def engine(running: Running) -> FakeEngine:
     """Return a fresh engine, and let everybody in."""
     running.stage.engine = new_engine()
     running.stage.admission = FakeAdmission()
+    running.stage.adjusted.clear()
     return running.stage.engine
 
 

@@ -1,5 +1,6 @@
 """Each mistake is a 400 in OpenAI's shape that names the field as this API's clients know it."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,9 +9,11 @@ from structlog.testing import capture_logs
 
 from mlxserve_hookspecs import Finish, RequestError, Usage
 from mlxserve_plugins.responses.bodies import ResponsesBody
-from mlxserve_plugins.responses.strangers import MOST, Strangers
+from mlxserve_plugins.responses.fields import RESPONSES
+from mlxserve_plugins.surface.fields import as_markdown
 
 from ..openai.fake_engine import FakeAdmission, FakeEngine
+from .conftest import Running
 
 Json = dict[str, Any]
 
@@ -116,13 +119,12 @@ MISTAKES: dict[str, tuple[Json, str]] = {
     "summary is unknown": ({"input": "Hi", "reasoning": {"summary": "x"}}, "reasoning.summary"),
     "too hot": ({"input": "Hi", "temperature": 101}, "temperature"),
     "no tokens": ({"input": "Hi", "max_output_tokens": 0}, "max_output_tokens"),
-    "too many tokens": ({"input": "Hi", "max_output_tokens": 10**6}, "max_output_tokens"),
-    "more than fit": ({"input": "Hi", "max_output_tokens": 3999}, "input"),
     "too long": ({"input": "a" * 3000}, "input"),
     "more least than most": (
         {"input": "Hi", "max_output_tokens": 2, "min_tokens": 3}, "min_tokens",
     ),
-    "empty stop": ({"input": "Hi", "stop": ""}, "stop"),
+    "other surface's": ({"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
+    "several replies": ({"input": "Hi", "n": 2}, "n"),
     "token unknown": ({"input": "Hi", "logit_bias": {"999": 1}}, "logit_bias"),
     "background": ({"input": "Hi", "background": True}, "background"),
     "conversation": ({"input": "Hi", "conversation": "conv_1"}, "conversation"),
@@ -196,42 +198,74 @@ def test_a_bug_is_a_500_without_its_words(http: httpx.Client, engine: FakeEngine
     assert "secret" not in answer.text
 
 
-def test_fields_that_nobody_knows_are_served_and_named_once(http: httpx.Client) -> None:
+def test_fields_that_nobody_knows_are_served_and_named_once(
+    http: httpx.Client, running: Running
+) -> None:
     body = {"input": "Hi", "wishes": 3, "tools": [{"type": "image_generation"}]}
     with capture_logs() as logs:
         for _ in range(2):
             assert http.post("/v1/responses", json=body).status_code == 200
-    named = [line["part"] for line in logs if "part" in line]
-    assert named == ["wishes", "tools of type image_generation"]
+    named = [(line["field"], line.get("detail")) for line in logs]
+    assert named == [("wishes", "unknown"), ("tools", "image_generation")]
+    counted = [("responses", "unknown", "ignored"), ("responses", "tools", "ignored")]
+    assert running.stage.adjusted == counted * 2
 
 
+TOLD_BACK: dict[str, Any] = {
+    "metadata": {"a": "b"}, "truncation": "auto", "user": "u", "safety_identifier": "s",
+    "prompt_cache_key": "k", "max_tool_calls": 3,
+}  # fmt: skip
 HARMLESS: dict[str, Any] = {
-    "metadata": {"a": "b"}, "truncation": "auto", "service_tier": "flex", "user": "u",
-    "safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h",
-    "prompt_cache_options": {"mode": "implicit"}, "max_tool_calls": 3,
-    "stream_options": {"include_obfuscation": False}, "moderation": None, "client_metadata": {},
-    "include": ["reasoning.encrypted_content"], "conversation": None, "prompt": None,
-    "background": False, "context_management": None, "text": {"verbosity": "low"},
+    "service_tier": "flex", "prompt_cache_retention": "24h", "client_metadata": {"a": 1},
+    "prompt_cache_options": {"mode": "implicit"}, "text": {"verbosity": "low"},
+    "stream_options": {"include_obfuscation": False}, "moderation": {},
+}  # fmt: skip
+NOTHING: dict[str, Any] = {
+    "conversation": None, "prompt": None, "background": False, "context_management": [],
+    "include": ["reasoning.encrypted_content"], "messages": [], "n": 1, "top_k": -1,
 }  # fmt: skip
 
 
-def test_fields_that_change_no_reply_are_served_in_silence(
-    http: httpx.Client, engine: FakeEngine
+def test_fields_that_change_no_reply_are_served(
+    http: httpx.Client, engine: FakeEngine, running: Running
 ) -> None:
-    with capture_logs() as logs:
-        plain = http.post("/v1/responses", json={"input": "Hi"})
-        answer = http.post("/v1/responses", json={"input": "Hi"} | HARMLESS)
+    plain = http.post("/v1/responses", json={"input": "Hi"}).json()
+    body = {"input": "Hi"} | TOLD_BACK | HARMLESS | NOTHING
+    answer = http.post("/v1/responses", json=body)
     assert answer.status_code == 200, answer.text
-    assert logs == []
-    assert answer.json()["usage"] == plain.json()["usage"]
-    echoed = {"metadata", "truncation", "user", "safety_identifier", "prompt_cache_key"}
-    assert {name: answer.json()[name] for name in echoed} == {n: HARMLESS[n] for n in echoed}
+    assert answer.json()["usage"] == plain["usage"]
+    assert {name: answer.json()[name] for name in TOLD_BACK} == TOLD_BACK
+    ignored = {field for _, field, how in running.stage.adjusted if how == "ignored"}
+    assert ignored == HARMLESS.keys() - {"text"} | {"text.verbosity"}
 
 
-def test_names_are_remembered_within_bounds() -> None:
-    strangers = Strangers()
-    with capture_logs() as logs:
-        strangers.meet({f"{at:0100}": 1 for at in range(MOST)} | {"input": 1}, ResponsesBody)
-        strangers.tell(f"name {at}" for at in range(2 * MOST))
-    assert len(logs) == MOST
-    assert max(len(line["part"]) for line in logs) == 64
+def test_names_of_elsewhere_are_read(http: httpx.Client, engine: FakeEngine) -> None:
+    schema = {"name": "n", "schema": {"type": "object"}}
+    body = {
+        "input": "Hi",
+        "max_tokens": 3,
+        "reasoning_effort": "high",
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+    answer = http.post("/v1/responses", json=body).json()
+    assert answer["max_output_tokens"] == 3
+    assert answer["reasoning"]["effort"] == "high"
+    assert engine.seen[-1].constraint == {"type": "json_schema", "json_schema": schema}
+
+
+def test_more_tokens_than_there_is_room_for_are_cut_and_noted(
+    http: httpx.Client, engine: FakeEngine, running: Running
+) -> None:
+    assert http.post("/v1/responses", json={"input": "Hi", "max_output_tokens": 10**6}).json()
+    assert engine.seen[-1].stop.max_tokens == 4000 - len("user:Hi\nassistant:")
+    assert ("responses", "max_output_tokens", "clamped") in running.stage.adjusted
+
+
+def test_the_table_has_each_field_of_the_struct_and_no_more() -> None:
+    own = {name for name in RESPONSES.named("honoured") if not RESPONSES.fields[name].reads_as}
+    assert own == set(ResponsesBody.__struct_fields__)
+
+
+def test_the_documentation_has_the_table_as_it_is() -> None:
+    document = Path(__file__).parents[3] / "docs" / "fields.md"
+    assert as_markdown(RESPONSES) in document.read_text("utf-8")
