@@ -369,3 +369,25 @@ def test_plugins_that_fail_are_counted_by_plugin_and_hook(make_stage: MakeStage)
     assert found[of(name, plugin="plugin-1", hook="first_token")] == 3
     assert found[of(name, plugin="plugin-1", hook="admit")] == 1
     assert found[of("mlxserve_time_to_first_token_seconds_count")] == 3
+
+
+def test_fields_that_were_not_taken_by_their_word_are_counted(make_stage: MakeStage) -> None:
+    metrics = Metrics()
+    stage = make_stage(metrics)
+    for _ in range(2):
+        metrics.request_adjusted("chat", "max_tokens", "clamped")
+    name = "mlxserve_request_fields_adjusted_total"
+    assert scraped(stage)[of(name, surface="chat", field="max_tokens", how="clamped")] == 2
+
+
+def test_fields_at_fault_are_told_apart_as_long_as_they_are_few(make_stage: MakeStage) -> None:
+    metrics = Metrics()
+    stage = make_stage(metrics)
+    for at in range(300):
+        metrics.request_refused(400, "bad", f"field{at}")
+    metrics.request_refused(400, "bad", "field7")
+    found = scraped(stage)
+    name = "mlxserve_requests_rejected_total"
+    assert found[of(name, status="400", reason="bad", field="field7")] == 2
+    assert found[of(name, status="400", reason="bad", field="other")] == 44
+    assert len([sample for sample in found if sample[0] == name]) == 257

@@ -1,4 +1,4 @@
-"""A name for each HTTP request: in its answer's headers, whatever they are, and in its log lines."""
+"""A name for each HTTP request: in the headers of any answer, and in its log lines."""
 
 import re
 import secrets

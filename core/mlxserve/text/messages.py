@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from mlxserve_hookspecs import RequestError
 
-
 TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 """A text part's type: of chat, and of what a client sends and gets back elsewhere."""
 

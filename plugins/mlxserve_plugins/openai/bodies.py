@@ -36,7 +36,7 @@ class Prediction(Struct, kw_only=True):
     """Text that the reply is expected to resemble."""
 
     type: Literal["content"]
-    content: Content
+    content: Content | None = None
 
 
 class GenerationBody(Struct, kw_only=True):

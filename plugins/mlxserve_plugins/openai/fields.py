@@ -17,7 +17,7 @@ from mlxserve_plugins.surface.fields import (
 
 
 def _stops(value: Any) -> Any:
-    return [one for one in value if one != ""] if isinstance(value, list) else value
+    return [one for one in value if one not in ("", None)] if isinstance(value, list) else value
 
 
 def _bias(value: Any) -> Any:
@@ -103,7 +103,7 @@ GENERATION: Final[tuple[Field, ...]] = (
     *honoured("response_format", "logprobs"),
     alias("repeat_penalty", "repetition_penalty", off=(0,)),
     alias("max_new_tokens", "max_tokens", off=(-1,)),
-    alias("n_predict", "max_tokens", off=(-1,)),
+    alias("n_predict", "max_tokens", off=(-1, -2)),
     alias("min_new_tokens", "min_tokens", off=(-1,)),
     alias("stop_sequences", "stop", off=("", [])),
     alias("random_seed", "seed", off=(-1,)),

@@ -38,11 +38,11 @@ from mlxserve_plugins.openai.prompts import (
     continues,
     echoes,
     encode,
+    prompt_field,
     render,
     split_prompts,
     template_options,
     tokenised,
-    prompt_field,
 )
 from mlxserve_plugins.surface.notes import Notes
 

@@ -142,7 +142,12 @@ def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]
 
 
 def _create(api: Api) -> HTTPRouteHandler:
-    @post(_paths("/responses"), dto=JsonBody[ResponsesBody], status_code=200, responses=ERRORS)
+    @post(
+        ["/v1/responses", "/responses"],
+        dto=JsonBody[ResponsesBody],
+        status_code=200,
+        responses=ERRORS,
+    )
     async def create_response(
         request: AnyRequest, data: Annotated[ResponsesBody | None, Body()] = None
     ) -> Response[ResponseObject]:
@@ -156,7 +161,7 @@ def _create(api: Api) -> HTTPRouteHandler:
 
 
 def _get(api: Api) -> HTTPRouteHandler:
-    @get(_paths("/responses/{response_id:str}"), responses=ERRORS)
+    @get("/v1/responses/{response_id:str}", responses=ERRORS)
     async def get_response(request: AnyRequest, response_id: Name) -> Response[bytes]:
         """Return a response that was kept."""
         if request.query_params.get("stream", "").lower() in ("true", "1"):
@@ -169,7 +174,7 @@ def _get(api: Api) -> HTTPRouteHandler:
 
 
 def _delete(api: Api) -> HTTPRouteHandler:
-    @delete(_paths("/responses/{response_id:str}"), status_code=200, responses=ERRORS)
+    @delete("/v1/responses/{response_id:str}", status_code=200, responses=ERRORS)
     async def delete_response(request: AnyRequest, response_id: Name) -> DeletedResponse:
         """Forget a response."""
         api.store.delete(response_id, request.state.tenant)
@@ -179,7 +184,7 @@ def _delete(api: Api) -> HTTPRouteHandler:
 
 
 def _input_items(api: Api) -> HTTPRouteHandler:
-    @get(_paths("/responses/{response_id:str}/input_items"), responses=ERRORS)
+    @get("/v1/responses/{response_id:str}/input_items", responses=ERRORS)
     async def list_input_items(request: AnyRequest, response_id: Name) -> ItemList:
         """List the items that a response was asked with, the last one first."""
         found = api.store.find(response_id, request.state.tenant)
@@ -188,11 +193,6 @@ def _input_items(api: Api) -> HTTPRouteHandler:
         return ItemList(data=items, first_id=ends[0], last_id=ends[1], has_more=False)
 
     return list_input_items
-
-
-def _paths(path: str) -> list[str]:
-    # Clients whose base URL lacks the version are served all the same.
-    return [f"/v1{path}", path]
 
 
 def _first(events: Any) -> Coroutine[Any, Any, bytes]:

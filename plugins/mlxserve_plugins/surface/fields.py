@@ -136,7 +136,7 @@ def whole(value: Any) -> Any:
 def as_markdown(table: Table) -> str:
     """Return the table as documentation has it."""
     rows = [f"| `{one.name}` | {one.fate} | {_words(one)} |" for one in table.fields.values()]
-    return "\n".join(["| Field | | |", "|---|---|---|", *rows])
+    return "\n".join(["| Field | Fate | What it does |", "|---|---|---|", *rows])
 
 
 def _take(known: Field, value: Any, found: dict[str, Any], notes: Notes) -> None:
@@ -158,7 +158,7 @@ def _means(value: Any, off: tuple[Any, ...]) -> bool:
 
 def _words(one: Field) -> str:
     values = ", ".join(f"`{_json(value)}`" for value in one.off)
-    nothing = f"{values} {'mean' if len(one.off) > 1 else 'means'} nothing" if one.off else ""
+    nothing = f"{values} {'are' if len(one.off) > 1 else 'is'} as if left out" if one.off else ""
     return "; ".join(filter(None, (one.about, nothing)))
 
 

@@ -1,8 +1,10 @@
 """What a chat template is found to take at the start, and conversations that are left open."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Backend
 
 from mlxserve.text.tokenizer import Tokenizer
 from mlxserve_hookspecs import ModelError, RequestError
@@ -71,7 +73,7 @@ def test_a_template_that_hides_the_message_to_be_continued_refuses() -> None:
     assert refused.value.param == "continue_final_message"
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[], Backend]] = {
     "byte-level": byte_level,
     "sentencepiece-strip": lambda: sentencepiece(strip=True),
     "sentencepiece-no-strip": lambda: sentencepiece(strip=False),
@@ -88,7 +90,8 @@ def test_special_tokens_in_a_message_act_by_default_as_elsewhere(family: str) ->
 @pytest.mark.parametrize("family", FAMILIES)
 def test_special_tokens_in_a_message_can_be_made_text(family: str) -> None:
     backend = FAMILIES[family]()
-    plain, guarded = (Tokenizer(wrapped(backend, TURNS), how) for how in ("keep", "text"))  # type: ignore[arg-type]
+    plain = Tokenizer(wrapped(backend, TURNS), "keep")
+    guarded = Tokenizer(wrapped(backend, TURNS), "text")
     tokens = guarded.render_chat([user(INJECTION)])
     assert sum(token in guarded.special_token_ids for token in tokens) == 3
     if family == "byte-level":  # the small SentencePiece vocabulary lacks the letters

@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlxserve.engine.sequence import sequences_of
 from mlxserve.text.detokenizer import LIMIT, Detokenizer
 from mlxserve.text.tokenizer import Tokenizer
+from mlxserve_hookspecs import GenerationRequest, SamplingParams, StopConditions
 
 TEXTS = {
     "plain": "the cat sat on the mat",
@@ -176,3 +178,21 @@ def test_a_prompt_that_ends_within_a_character_is_gone_on_with(byte_level_codec:
     assert cut.finish() == ""
     whole = Detokenizer(byte_level_codec, skip_special_tokens=True, after=tokens[:2])
     assert "".join([*map(whole.add, tokens[2:]), whole.finish()]) == "🦊"
+
+
+@pytest.mark.parametrize(("continues", "text"), [(True, " the the"), (False, "the the")])
+def test_a_request_says_whether_its_text_goes_on_with_the_prompts(
+    sentencepiece_codec: Tokenizer, continues: bool, text: str
+) -> None:
+    request = GenerationRequest(
+        id="a",
+        prompt=tuple(sentencepiece_codec.encode("the")),
+        sampling=SamplingParams(),
+        stop=StopConditions(max_tokens=9),
+        continues=continues,
+    )
+    (sequence,) = sequences_of(
+        request, arrived=0, seed=0, uids=[1], text=sentencepiece_codec, max_tokens=9
+    )
+    reply = sentencepiece_codec.encode("the the", add_special_tokens=False)
+    assert "".join(map(sequence.detokenizer.add, reply)) == text

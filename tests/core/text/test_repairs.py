@@ -11,7 +11,7 @@ from mlxserve_hookspecs import RequestError
 from .conftest import byte_level, wrapped
 
 FIRST_ONLY = """{% for m in messages %}\
-{% if m.role == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}\
+{% if m.role == 'system' and not loop.first %}{{ raise_exception('system first') }}{% endif %}\
 [{{ m.role }}]{{ m.content }}{% endfor %}"""
 
 NO_SYSTEM = """{% for m in messages %}\
@@ -56,10 +56,14 @@ MERGED: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     "a second system message": (
         FIRST_ONLY, [S, say("system", "t"), U], "[system]s\n\nt[user]u",
     ),
-    "a system message that is not first": (FIRST_ONLY, [U, A, S, U], "[system]s[user]u[assistant]a[user]u"),
+    "a system message that is not first": (
+        FIRST_ONLY, [U, A, S, U], "[system]s[user]u[assistant]a[user]u",
+    ),
     "a system message where there is none": (NO_SYSTEM, [S, U], "[user]s\n\nu"),
     "only a system message where there is none": (NO_SYSTEM, [S], "[user]s"),
-    "two turns of the user": (ALTERNATING, [S, U, say("user", "v"), A], "[system]s[user]u\n\nv[assistant]a"),
+    "two turns of the user": (
+        ALTERNATING, [S, U, say("user", "v"), A], "[system]s[user]u\n\nv[assistant]a",
+    ),
     "two turns of the assistant": (
         ALTERNATING, [U, A, say("assistant", "b"), U], "[user]u[assistant]a\n\nb[user]u",
     ),

@@ -37,9 +37,13 @@ OFF: dict[str, tuple[dict[str, Any], str, object]] = {
     "min_tokens of -1": ({"min_tokens": -1}, "stop.min_tokens", 0),
     "an empty stop": ({"stop": ""}, "stop.strings", ()),
     "no stops": ({"stop": []}, "stop.strings", ()),
-    "empty stops among others": ({"stop": ["", "b", "b"]}, "stop.strings", ("b",)),
+    "empty stops among others": ({"stop": ["", None, "b", "b"]}, "stop.strings", ("b",)),
+    "n_predict of -2": ({"n_predict": -2}, "stop.max_tokens", 40),
+    "a prediction of nothing": (
+        {"prediction": {"type": "content", "content": None}}, "stop.strings", (),
+    ),
     "no biases": ({"logit_bias": []}, "sampling.logit_bias", {}),
-}
+}  # fmt: skip
 
 
 @BOTH
