@@ -16,6 +16,9 @@ from .test_sdk_structured import PERSON, PLACE, check_person, check_place
 
 MODEL = "smollm2-135m-instruct"
 QUESTION = "What is the capital of France?"
+BLOCK = 16
+"""The default of `--block-size`."""
+
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 NOTE: Any = {"type": "function", "name": "note", "description": "Notes it.", "parameters": PLACE}
 
@@ -179,3 +182,19 @@ def test_codexs_requests_are_served_live_with_events_that_the_sdk_knows(
     for event in events_in(answer.text):
         EVENT.validate_python(event)
     check(events_in(answer.text))
+
+
+def test_codexs_second_turn_computes_only_what_is_new(serve: Serve) -> None:
+    server = serve("--served-model-name", "fake", "--max-prompt-tokens", "100000")
+
+    def usage(name: str) -> dict[str, Any]:
+        body = recorded(name) | {"max_output_tokens": 1}
+        found: dict[str, Any] = check(events_in(server.post("/v1/responses", **body).text))["usage"]
+        return found
+
+    first, second = usage("first"), usage("second")
+    assert second["input_tokens"] > first["input_tokens"] > 500
+    cached = second["input_tokens_details"]["cached_tokens"]
+    assert cached > first["input_tokens"] - 2 * BLOCK
+    again = usage("second")["input_tokens_details"]["cached_tokens"]
+    assert again > second["input_tokens"] - 2 * BLOCK
