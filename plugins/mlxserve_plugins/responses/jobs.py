@@ -97,19 +97,12 @@ async def make_job(
     check_model(body.model, card, notes)
     past = known_items(body, store, tenant)
     box = _tools(body, past.items, ignored)
-    if box.left_out:
-        notes.add("tools", "ignored", ", ".join(sorted(box.left_out)))
-    if body.text is not None and body.text.verbosity is not None:
-        notes.add("text.verbosity", "ignored", "harmless")
+    _note(body, box, notes)
     constraint = _constraint(body, box)
     tools = box.for_template()
     effort = body.reasoning.effort if body.reasoning else None
-    prompt = await render(
-        text,
-        messages_of(body.instructions, past.items),
-        tools,
-        template_options(effort, body.chat_template_kwargs),
-    )
+    options = template_options(effort, body.chat_template_kwargs)
+    prompt = await render(text, messages_of(body.instructions, past.items), tools, options)
     own = name("resp")
     return Job(
         id=own,
@@ -123,6 +116,13 @@ async def make_job(
         reasoning=text.opens_thinking(prompt),
         past=past,
     )
+
+
+def _note(body: ResponsesBody, box: Toolbox, notes: Notes) -> None:
+    if box.left_out:
+        notes.add("tools", "ignored", ", ".join(sorted(box.left_out)))
+    if body.text is not None and body.text.verbosity is not None:
+        notes.add("text.verbosity", "ignored", "harmless")
 
 
 def _tools(body: ResponsesBody, items: Sequence[Placed], ignored: frozenset[str]) -> Toolbox:
