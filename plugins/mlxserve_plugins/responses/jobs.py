@@ -66,6 +66,12 @@ class Job:
         return wanted not in (None, "none")
 
     @property
+    def forced(self) -> bool:
+        """Whether a constraint makes the reply a call."""
+        demand = self.request.constraint or {}
+        return demand.get("type") == "tool_choice" and demand.get("tool_choice") != "auto"
+
+    @property
     def store(self) -> bool:
         """Whether the response is to be kept."""
         return self.body.store is not False

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from mlxserve_hookspecs import GenerationEvent, OutputDelta, RequestError, TokenLogprob, Usage
 from mlxserve_plugins.openai.answers import ContentLogprob
-from mlxserve_plugins.openai.chat import MakeParser, SpokenChoice
+from mlxserve_plugins.openai.chat import MakeParser, SpokenChoice, meter_of
 from mlxserve_plugins.openai.logprobs import TokenNames, chat_logprobs
 from mlxserve_plugins.openai.replies import ended
 from mlxserve_plugins.responses.answers import (
@@ -30,7 +30,6 @@ from mlxserve_plugins.responses.events import (
     InProgress,
 )
 from mlxserve_plugins.responses.jobs import Job
-from mlxserve_plugins.responses.pieces import pieces_of
 from mlxserve_plugins.responses.store import Kept, Store
 from mlxserve_plugins.responses.writing import Writer
 
@@ -56,7 +55,10 @@ class Reply:
         job = self.job
         parallel = job.body.parallel_tool_calls is not False
         self.response = begin(job)
-        self._choice = SpokenChoice(self.make_parser(job.text, job.tools, job.reasoning))
+        self._choice = SpokenChoice(
+            self.make_parser(job.text, job.tools, job.reasoning, job.forced),
+            meter=meter_of(job.text, job.reasoning),
+        )
         self._writer = Writer(job.box, summary=job.summary, parallel=parallel)
         self._names = TokenNames(job.text)
 
@@ -77,7 +79,7 @@ class Reply:
         why = None if event.finish is None else ended(event.finish)
         delta = self._choice.read(event)
         logprobs = self._logprobs(event, delta)
-        pieces = pieces_of(delta, self._writer.calls)
+        pieces = delta.pieces(self._writer.calls)
         found = list(self._writer.take(pieces, logprobs))
         if event.finish is not None:
             found += self._end("completed" if why == "stop" else "incomplete", event.finish.usage)

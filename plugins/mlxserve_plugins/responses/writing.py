@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from attrs import define, field
 
+from mlxserve_hookspecs import ReplyPart
 from mlxserve_plugins.openai.answers import ContentLogprob
 from mlxserve_plugins.responses.answers import AnyItem, ItemStatus, ReasoningItem
 from mlxserve_plugins.responses.drafts import (
@@ -15,7 +16,7 @@ from mlxserve_plugins.responses.drafts import (
     ThinkingDraft,
 )
 from mlxserve_plugins.responses.events import Event
-from mlxserve_plugins.responses.pieces import Piece, is_whole
+from mlxserve_plugins.responses.pieces import is_whole
 from mlxserve_plugins.responses.toolbox import Toolbox, custom_input
 
 
@@ -39,7 +40,7 @@ class Writer:
     _open: Draft | None = None
     _arguments: str = ""
 
-    def take(self, pieces: Iterable[Piece], logprobs: list[ContentLogprob]) -> Iterator[Event]:
+    def take(self, pieces: Iterable[ReplyPart], logprobs: list[ContentLogprob]) -> Iterator[Event]:
         """Add what a parser found.
 
         Args:
@@ -86,7 +87,7 @@ class Writer:
             yield from self._begin(draft)
         yield draft.more(text, logprobs)
 
-    def _call(self, piece: Piece) -> Iterable[Event]:
+    def _call(self, piece: ReplyPart) -> Iterable[Event]:
         draft = self._open
         if not isinstance(draft, CallDraft | CustomDraft) or piece.name:
             yield from self._close("completed")

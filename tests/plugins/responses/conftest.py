@@ -65,9 +65,12 @@ class Delegate:
 
 
 def make_parser(
-    text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+    text: TextCodec,
+    tools: Sequence[Mapping[str, Any]] | None,
+    reasoning: bool,
+    forced: bool = False,
 ) -> OutputParser | None:
-    return Tools().make_output_parser(text, tools, reasoning)
+    return Tools().make_output_parser(text, tools, reasoning, forced)
 
 
 def build_app(stage: Stage) -> Litestar:

@@ -139,7 +139,7 @@ def test_usage_tells_cached_and_thought_tokens(http: httpx.Client, engine: FakeE
         "input_tokens": len("user:Hi\nassistant:"),
         "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
         "output_tokens": len("<think>Hm</think>Yes"),
-        "output_tokens_details": {"reasoning_tokens": len("<think>Hm")},
+        "output_tokens_details": {"reasoning_tokens": len("Hm</think>")},
         "total_tokens": len("user:Hi\nassistant:<think>Hm</think>Yes"),
     }
 

@@ -6,9 +6,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxserve_hookspecs import ReplyPart
 from mlxserve_plugins.responses.bodies import ResponsesBody
 from mlxserve_plugins.responses.items import KINDS
-from mlxserve_plugins.responses.pieces import Piece
 from mlxserve_plugins.responses.toolbox import Toolbox
 from mlxserve_plugins.responses.writing import Writer
 
@@ -103,17 +103,17 @@ def test_no_name_makes_the_server_fail(http: httpx.Client, name: str, method: st
 
 
 spoken = st.builds(
-    lambda kind, text: [Piece(kind=kind, text=text)],
+    lambda kind, text: [ReplyPart(kind=kind, text=text)],
     st.sampled_from(["content", "reasoning"]),
     st.text(min_size=1, max_size=3),
 )
 
 
-def call(name: str, fragments: list[str]) -> list[Piece]:
+def call(name: str, fragments: list[str]) -> list[ReplyPart]:
     """Return a call in fragments."""
-    first = Piece(kind="call", name=name)
-    rest = [Piece(kind="call", arguments=text) for text in fragments]
-    return [first, *rest, Piece(kind="call", done=True)]
+    first = ReplyPart(kind="call", name=name)
+    rest = [ReplyPart(kind="call", arguments=text) for text in fragments]
+    return [first, *rest, ReplyPart(kind="call", done=True)]
 
 
 calls = st.builds(
@@ -121,7 +121,7 @@ calls = st.builds(
     st.sampled_from(["a", "b", "n__c", "nobody"]),
     st.sampled_from([[], ["{}"], ['{"inp', 'ut": "x', '"}'], ["["], ['{"input": 1}']]),
 )
-ends: st.SearchStrategy[list[Piece]] = st.just([]) | calls.map(
+ends: st.SearchStrategy[list[ReplyPart]] = st.just([]) | calls.map(
     lambda pieces: pieces[:-1]
 )  # the end of a reply may cut a call
 replies = st.builds(
@@ -138,7 +138,7 @@ replies = st.builds(
     status=st.sampled_from(["completed", "incomplete"]),
 )
 def test_whatever_a_parser_finds_the_events_add_up_to_the_items(
-    found: list[Piece], summary: bool, parallel: bool, status: Any
+    found: list[ReplyPart], summary: bool, parallel: bool, status: Any
 ) -> None:
     box = Toolbox()
     box.add(
