@@ -124,25 +124,22 @@ class RaggedKernel:
     def pack(self, keys: mx.array, values: mx.array) -> mx.array:
         """Return the words of new tokens, ``[rows, width, kv_heads, words]``.
 
-        They are, bit for bit, those of ``mx.quantize`` on the same device.
+        They are, bit for bit, those of ``mx.quantize`` on the same device; plain ones are the
+        numbers themselves.
 
         Args:
             keys: ``[rows, kv_heads, width, key_width]``, any number of tokens.
             values: ``[rows, kv_heads, width, value_width]``.
         """
-        if self.format.plain:
-            return mx.concatenate([keys, values], axis=-1).swapaxes(1, 2)
-        rows, _, width, _ = keys.shape
-        if not keys.dtype == values.dtype == self.dtype:
-            raise ValueError(f"no kernel for {keys.dtype} and {values.dtype}")
-        shape = self._shape(1)
+        shape, (rows, _, width, _) = self._shape(1), keys.shape
+        words = self.key_width + self.value_width if self.format.plain else shape.words
         chunks = rows * width * self.kv_heads * (self.key_width + self.value_width) // PACK_NUMBERS
         return self._kernel(pack_source(self.dialect, shape))(
             inputs=[keys, values, mx.array([rows * width, width], mx.int32)],
             grid=(-(-chunks // THREADS) * THREADS, 1, 1),
             threadgroup=(THREADS, 1, 1),
-            output_shapes=[(rows, width, self.kv_heads, shape.words)],
-            output_dtypes=[mx.uint32],
+            output_shapes=[(rows, width, self.kv_heads, words)],
+            output_dtypes=[self.dtype if self.format.plain else mx.uint32],
         )[0]
 
     def parts(self, rows: int, width: int, blocks: int) -> int:

@@ -37,9 +37,10 @@ def merge_source(dialect: DialectName, shape: Shape) -> KernelSource:
 
 @cache
 def pack_source(dialect: DialectName, shape: Shape) -> KernelSource:
-    """Return the kernel that quantizes keys and values into words."""
+    """Return the kernel that makes words of keys and values, quantized or as they are."""
     names = (("keys", "values", "facts"), ("out",))
-    return _kernel(DIALECTS[dialect], "pack", shape, _text("pack"), names, strided=True)
+    body = "lay" if shape.format.plain else "pack"
+    return _kernel(DIALECTS[dialect], body, shape, _text(body), names, strided=True)
 
 
 def _with_sinks(shape: Shape, inputs: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ KERNEL_WIDTH: Final = 8
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Classes of rows: a batch is padded to the next one."""
 
+NEAR: Final = 4096
+"""Tokens of a context that kernels read in few parts."""
+
 WIDTHS: Final = (1, 2, 3, 4, 6, 8)
 """Classes of new tokens a row."""
 
@@ -127,9 +130,14 @@ class Compiled:
         return logits  # type: ignore[no-any-return]
 
     def _cut(self, tables: DeviceTables, reach: int) -> mx.array:
-        """Return the tables; without kernels as wide as the class of the longest row."""
+        """Return the tables as wide as the class of the longest row.
+
+        Kernels follow tables of any width, but how many parts they split a context into, and
+        whether those must be merged, is a matter of shapes: two classes do.
+        """
         if self.kernels:
-            return tables.array
+            near = NEAR // self.pool.size
+            return tables.array[:, :near] if reach <= NEAR < tables.blocks * self.pool.size else tables.array
         blocks = 1 << max(-(-reach // self.pool.size) - 1, 3).bit_length()
         return tables.array[:, : min(blocks, tables.blocks)]
 
@@ -172,9 +180,10 @@ class Compiled:
             self.pool.put_states(self._zeros(rows))
         for tables in self._tables:
             tables.update([None] * rows)
-        lengths = mx.zeros((rows,), mx.int32)
-        logits = self._call(mx.zeros((rows, width), mx.int32), lengths, width)
-        mx.eval(mx.argmax(logits[:, -1], axis=-1))
+        for reach in (width, self.longest) if self.kernels else (width,):
+            lengths = mx.zeros((rows,), mx.int32)
+            logits = self._call(mx.zeros((rows, width), mx.int32), lengths, reach)
+            mx.eval(mx.argmax(logits[:, -1], axis=-1))
         if self.pool.recurrent:
             self.pool.put_states(states)
 
