@@ -251,7 +251,9 @@ def sequences_of(
                 skip_special_tokens=request.skip_special_tokens,
                 after=request.prompt if request.continues else (),
             ),
-            stops=StopMatcher(request.stop.strings),
+            stops=StopMatcher(
+                request.stop.strings, request.stop.skip, within=request.stop.within_skip
+            ),
             tokens=list(request.prompt),
         )
         for choice, uid in enumerate(uids)

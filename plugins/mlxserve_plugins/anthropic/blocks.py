@@ -3,11 +3,11 @@
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
-from mlxserve_hookspecs import OutputDelta
+from mlxserve_hookspecs import OutputDelta, ReplyPart
 from mlxserve_plugins.anthropic.answers import (
     BlockDelta,
     BlockStart,
@@ -23,46 +23,6 @@ from mlxserve_plugins.anthropic.answers import (
     ToolUseContent,
 )
 from mlxserve_plugins.anthropic.thinking import signature_of
-
-
-@frozen(kw_only=True)
-class Piece:
-    """A piece of a reply, in its order.
-
-    Attributes:
-        kind: What it is.
-        text: Of the thinking or of the content.
-        index: Which call it belongs to.
-        name: The function, in a call's first piece.
-        arguments: More of them, as JSON text.
-        done: Whether the call is complete.
-    """
-
-    kind: Literal["reasoning", "content", "call"]
-    text: str = ""
-    index: int = 0
-    name: str = ""
-    arguments: str = ""
-    done: bool = False
-
-
-def pieces_of(delta: OutputDelta, calls: int, *, text_first: bool) -> list[Piece]:
-    """Return what a delta holds, in the most likely order.
-
-    Args:
-        delta: What a parser made of some text.
-        calls: How many calls there were before.
-        text_first: Whether text goes on, so that thinking can only follow it.
-    """
-    said = [
-        Piece(kind="reasoning", text=delta.reasoning),
-        Piece(kind="content", text=delta.content),
-    ]
-    made = [
-        Piece(kind="call", index=at, name=one["name"], arguments=one["arguments"], done=True)
-        for at, one in enumerate(delta.tool_calls, calls)
-    ]
-    return [piece for piece in (reversed(said) if text_first else said) if piece.text] + made
 
 
 @define(eq=False)
@@ -83,8 +43,8 @@ class BlockWriter:
     _thought: list[str] = field(factory=list)
 
     def write(self, delta: OutputDelta) -> Iterator[Event]:
-        """Yield what a piece of the reply adds: first to the block that is open."""
-        for piece in pieces_of(delta, self.calls, text_first=self._open is TextContent):
+        """Yield what a piece of the reply adds."""
+        for piece in delta.pieces(self.calls):
             if piece.kind == "call":
                 yield from self._call(piece)
             else:
@@ -111,7 +71,7 @@ class BlockWriter:
         yield from self._enter(TextContent())
         yield BlockDelta(self._index, TextDelta(text))
 
-    def _call(self, piece: Piece) -> Iterator[Event]:
+    def _call(self, piece: ReplyPart) -> Iterator[Event]:
         if self.one_call and piece.index:
             return
         if piece.name:
@@ -168,7 +128,7 @@ def _fill(block: ReplyBlock, text: str) -> None:
 
 def _read(arguments: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(arguments)
-    except ValueError:  # a call that was cut short
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):  # a call that was cut short
         return {}
-    return found
+    return found if isinstance(found, dict) else {}

@@ -13,8 +13,11 @@ MESSAGES: Final = Table.of(
     honoured("stop_sequences", "stream", "temperature", "top_p", "top_k"),
     honoured("tools", about="those that the client runs; what Anthropic's servers run is a 400"),
     honoured("tool_choice", about="with `disable_parallel_tool_use`"),
-    honoured("thinking", about="for the chat template; `budget_tokens` bounds nothing yet"),
-    honoured("output_config", about="`format` with a schema; `effort` for the chat template"),
+    honoured("thinking", about="by the chat template; after `budget_tokens` it is ended"),
+    honoured(
+        "output_config",
+        about="`format` with a schema; `effort` by template or budget",
+    ),
     honoured("seed", "cache_salt", "chat_template_kwargs", about="this server's own"),
     honoured("priority", about="this server's own; under a policy that looks at it"),
     [

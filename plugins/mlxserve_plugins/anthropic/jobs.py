@@ -20,9 +20,10 @@ from mlxserve_hookspecs import (
 from mlxserve_plugins.anthropic.bodies import MessagesBody, PromptBody
 from mlxserve_plugins.anthropic.conversation import Conversation, conversation_of, folded
 from mlxserve_plugins.anthropic.errors import too_long
-from mlxserve_plugins.anthropic.thinking import is_omitted, template_options
+from mlxserve_plugins.anthropic.thinking import is_omitted, orders_in, wishes_in
 from mlxserve_plugins.anthropic.tools import constraint_of, functions_of, is_one_call
 from mlxserve_plugins.openai.parameters import INT64, check_model, check_prompt
+from mlxserve_plugins.surface.chats import stops_in_answers, template_options
 from mlxserve_plugins.surface.limits import reply_tokens, room_after
 from mlxserve_plugins.surface.notes import Notes
 
@@ -95,6 +96,9 @@ async def message_job(
     card, text = engine.card, engine.text
     prompt = await prompt_of(body, engine, rules, notes)
     size, limits = len(prompt.tokens), card.limits
+    thinks = text.opens_thinking(prompt.tokens)
+    # A parser finds its markers in the text only, and some models have special tokens for them.
+    skips = not text.markup.special
     check_prompt_length(size, limits)
     most = reply_tokens(
         body.max_tokens, limits, size, name="max_tokens", where="messages", notes=notes
@@ -103,17 +107,22 @@ async def message_job(
         id=f"msg_{uuid.uuid4().hex}",
         prompt=tuple(prompt.tokens),
         sampling=sampling_of(body),
-        stop=StopConditions(
-            max_tokens=most, strings=tuple(dict.fromkeys(body.stop_sequences or ()))
+        stop=stops_in_answers(
+            StopConditions(
+                max_tokens=most, strings=tuple(dict.fromkeys(body.stop_sequences or ()))
+            ),
+            text.markup,
+            thinks=thinks,
+            tools=bool(prompt.functions),
+            skips_special=skips,
         ),
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
-        constraint=constraint_of(body, prompt.functions),
+        constraint=constraint_of(body, prompt.functions, orders_in(body, text.markup)),
         tenant=tenant,
         request_timeout=limits.request_timeout,
         first_token_timeout=limits.first_token_timeout,
-        # A parser finds its markers in the text only, and some models have special tokens for them.
-        skip_special_tokens=not text.markup.special,
+        skip_special_tokens=skips,
         continues=prompt.continued,
     )
     return Job(
@@ -122,7 +131,7 @@ async def message_job(
         request=request,
         stream=bool(body.stream),
         tools=prompt.functions,
-        reasoning=text.opens_thinking(prompt.tokens),
+        reasoning=thinks,
         omit_thinking=is_omitted(body.thinking),
         one_call=is_one_call(body),
         fills_window=_fills_window(body.max_tokens, most, size, limits),
@@ -138,7 +147,8 @@ async def prompt_of(body: PromptBody, engine: EngineClient, rules: Rules, notes:
     check_model(body.model, engine.card, notes)
     functions = functions_of(body)
     conversation = conversation_of(body, rules.omit)
-    options = template_options(body.thinking, body.output_config, body.chat_template_kwargs)
+    orders = orders_in(body, engine.text.markup)
+    options = template_options(wishes_in(body), orders, body.chat_template_kwargs)
     tokens = await asyncio.to_thread(render, engine.text, conversation, functions, options)
     return Prompt(tokens, functions, conversation.continued)
 

@@ -1,11 +1,10 @@
 """From the engine's events to a message: its events in order, or the whole of it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator
 
 from attrs import define, field
 
-from mlxserve_hookspecs import Finish, GenerationEvent, OutputParser, TextCodec
+from mlxserve_hookspecs import Finish, GenerationEvent
 from mlxserve_plugins.anthropic.answers import (
     Ending,
     Event,
@@ -19,12 +18,8 @@ from mlxserve_plugins.anthropic.answers import (
 )
 from mlxserve_plugins.anthropic.blocks import BlockWriter, assembled
 from mlxserve_plugins.anthropic.jobs import Job
-from mlxserve_plugins.openai.chat import SpokenChoice
+from mlxserve_plugins.openai.chat import MakeParser, SpokenChoice, is_forced, meter_of
 from mlxserve_plugins.openai.replies import ended
-
-MakeParser: TypeAlias = Callable[
-    [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
-]
 
 
 @define(eq=False)
@@ -40,7 +35,11 @@ class MessageReply:
     def __attrs_post_init__(self) -> None:
         """Make the parser of its text."""
         job = self.job
-        self._spoken = SpokenChoice(self.make_parser(job.text, job.tools, job.reasoning))
+        forced = is_forced(job.request)
+        self._spoken = SpokenChoice(
+            self.make_parser(job.text, job.tools, job.reasoning, forced),
+            meter=meter_of(job.text, job.reasoning),
+        )
         self._blocks = BlockWriter(omit_thinking=job.omit_thinking, one_call=job.one_call)
 
     def opening(self) -> MessageStart:

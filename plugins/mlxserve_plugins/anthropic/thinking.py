@@ -1,15 +1,16 @@
 """The model's thinking: how it is asked for, and how it comes back in the next request."""
 
 import base64
-from collections.abc import Mapping
 from typing import Any, Final
 
+from mlxserve_hookspecs import Markup
 from mlxserve_plugins.anthropic.bodies import (
     DisabledThinking,
-    OutputConfig,
+    PromptBody,
     Thinking,
     ThinkingBlock,
 )
+from mlxserve_plugins.tools.thinking import ThinkingOrders, orders_of
 
 SEAL: Final = "mlxserve."
 """What signatures begin with. Nothing is signed: clients drop thinking that has no signature."""
@@ -18,21 +19,31 @@ EFFORTS: Final = {"xhigh": "high", "max": "high"}
 """Efforts that templates do not know, as the nearest that they do."""
 
 
-def template_options(
-    thinking: Thinking | None, output: OutputConfig | None, given: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return what a chat template is told of thinking, by the names that templates use.
+def orders_in(body: PromptBody, markup: Markup) -> ThinkingOrders:
+    """Return what a request's wishes come to, for this model."""
+    thinking, output = body.thinking, body.output_config
+    wanted = None if thinking is None else not isinstance(thinking, DisabledThinking)
+    return orders_of(
+        markup,
+        effort=None if output is None else output.effort,
+        enabled=wanted,
+        budget=getattr(thinking, "budget_tokens", None),
+    )
 
-    Without ``thinking`` the template does what it does by itself. What the client gave the
-    template in so many words (``chat_template_kwargs``) comes first.
+
+def wishes_in(body: PromptBody) -> dict[str, Any]:
+    """Return what is wished of the thinking, in the words that most chat templates know.
+
+    Without ``thinking`` the template does what it does by itself.
     """
+    thinking, output = body.thinking, body.output_config
     options: dict[str, Any] = {}
     if thinking is not None:
         wanted = not isinstance(thinking, DisabledThinking)
         options |= {"enable_thinking": wanted, "thinking": wanted}
     if output is not None and output.effort is not None:
         options["reasoning_effort"] = EFFORTS.get(output.effort, output.effort)
-    return options | dict(given or {})
+    return options
 
 
 def is_omitted(thinking: Thinking | None) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 
 from mlxserve_plugins.anthropic.bodies import AnyChoice, NamedChoice, NoChoice, PromptBody, Tool
 from mlxserve_plugins.openai.parameters import refusal
+from mlxserve_plugins.structured.fields import chat_constraint
+from mlxserve_plugins.tools.thinking import ThinkingOrders
 
 
 def functions_of(body: PromptBody) -> list[dict[str, Any]] | None:
@@ -18,33 +20,40 @@ def functions_of(body: PromptBody) -> list[dict[str, Any]] | None:
 
 
 def constraint_of(
-    body: PromptBody, functions: Sequence[Mapping[str, Any]] | None
+    body: PromptBody, functions: Sequence[Mapping[str, Any]] | None, orders: ThinkingOrders
 ) -> Mapping[str, Any] | None:
-    """Return what is demanded of the reply's form: a call, or a schema.
+    """Return what is demanded of the reply: a call, a schema, less thinking.
 
     Raises:
         RequestError: Both are, or a call of a tool that is not there (status 400).
     """
-    form = _form(body)
-    choice = body.tool_choice
-    if not isinstance(choice, AnyChoice | NamedChoice):
-        return form
-    if not functions:
-        raise refusal("tool_choice", "`tool_choice` forces a call, and there are no `tools`")
-    if form is not None:
-        message = "`output_config.format` and a `tool_choice` that forces a call exclude each other"
-        raise refusal("tool_choice", message)
-    wanted: str | dict[str, Any] = "required"
-    if isinstance(choice, NamedChoice):
-        _check_name(choice.name, functions)
-        wanted = {"type": "function", "function": {"name": choice.name}}
-    return {"type": "tool_choice", "tool_choice": wanted, "tools": list(functions)}
+    return chat_constraint(
+        {"response_format": _form(body)},
+        tools=functions,
+        choice=_forced(body, functions),
+        parallel=False if is_one_call(body) else None,
+        budget=orders.budget,
+    )
 
 
 def is_one_call(body: PromptBody) -> bool:
     """Return whether the client takes one call at most."""
     choice = body.tool_choice
     return bool(getattr(choice, "disable_parallel_tool_use", False))
+
+
+def _forced(
+    body: PromptBody, functions: Sequence[Mapping[str, Any]] | None
+) -> str | dict[str, Any] | None:
+    choice = body.tool_choice
+    if not isinstance(choice, AnyChoice | NamedChoice):
+        return None
+    if not functions:
+        raise refusal("tool_choice", "`tool_choice` forces a call, and there are no `tools`")
+    if isinstance(choice, AnyChoice):
+        return "required"
+    _check_name(choice.name, functions)
+    return {"type": "function", "function": {"name": choice.name}}
 
 
 def _form(body: PromptBody) -> dict[str, Any] | None:

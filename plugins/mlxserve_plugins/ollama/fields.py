@@ -9,7 +9,7 @@ COMMON: Final = (
     *honoured("stream", about="on unless it is `false`"),
     *honoured("format", about="`json`, or a JSON schema", off=("",)),
     *honoured("options", about="by the table of options"),
-    *honoured("think", about="for the chat template"),
+    *honoured("think", about="by the chat template, else by a budget"),
     *harmless("keep_alive", about="the model stays"),
     *harmless("top_logprobs", "truncate", "shift"),
     *refused("logprobs", off=(False,)),

@@ -140,4 +140,9 @@ def loaded(model: str, *, chat: bool) -> Line:
 
 
 def _call(call: Any) -> ToolCall:
-    return ToolCall(CalledFunction(call["name"], json.loads(call["arguments"])))
+    try:
+        arguments = json.loads(call["arguments"])
+    except (ValueError, RecursionError):  # a call that was cut short
+        arguments = {}
+    made = arguments if isinstance(arguments, dict) else {}
+    return ToolCall(CalledFunction(call["name"], made))

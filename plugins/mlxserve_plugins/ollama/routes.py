@@ -19,7 +19,7 @@ from mlxserve_plugins.ollama.fields import TABLES
 from mlxserve_plugins.ollama.models import API_VERSION, running, shown, tags
 from mlxserve_plugins.ollama.replies import Line, OllamaReply, loaded
 from mlxserve_plugins.ollama.translating import chat_of, conversation_of, model_name, text_of
-from mlxserve_plugins.openai.chat import SpokenChoice
+from mlxserve_plugins.openai.chat import SpokenChoice, is_forced, meter_of
 from mlxserve_plugins.openai.errors import logged
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
 from mlxserve_plugins.openai.parameters import check_model
@@ -109,7 +109,11 @@ class Api:
         return shown(self.engine)
 
     def _reader(self, job: Job) -> SpokenChoice:
-        return SpokenChoice(self.services.make_parser(job.text, job.tools, job.reasoning))
+        forced = is_forced(job.requests[0])
+        return SpokenChoice(
+            self.services.make_parser(job.text, job.tools, job.reasoning, forced),
+            meter=meter_of(job.text, job.reasoning),
+        )
 
     def _loaded(self, model: str, *, chat: bool) -> Response[Any]:
         check_model(model_name(model), self.engine.card)

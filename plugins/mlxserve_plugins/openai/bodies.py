@@ -40,7 +40,11 @@ class Prediction(Struct, kw_only=True):
 
 
 class GenerationBody(Struct, kw_only=True):
-    """What chat and text completions have in common."""
+    """What chat and text completions have in common.
+
+    What demands a form (``response_format`` and what other servers call it) is read by
+    ``structured.fields``.
+    """
 
     model: str | None = None
     max_tokens: Size | None = None
@@ -65,6 +69,15 @@ class GenerationBody(Struct, kw_only=True):
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None
     prediction: Prediction | None = None
     response_format: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+    json_schema: Any = None
+    regex: Any = None
+    ebnf: Any = None
+    grammar: Any = None
 
 
 class ChatBody(GenerationBody):
@@ -72,7 +85,9 @@ class ChatBody(GenerationBody):
 
     Attributes:
         logprobs: Whether to report them; a number is ``top_logprobs`` too.
-        reasoning_effort: For the chat template, like ``enable_thinking``.
+        reasoning_effort: How much it thinks, by chat template or budget; likewise
+            ``enable_thinking``.
+        thinking_budget: Tokens after which its thinking is ended.
     """
 
     TABLE: ClassVar[Table] = CHAT
@@ -88,6 +103,7 @@ class ChatBody(GenerationBody):
     modalities: list[Literal["text"]] | None = None
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
+    thinking_budget: Count | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 

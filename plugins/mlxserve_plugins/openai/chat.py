@@ -7,7 +7,14 @@ from typing import Final, TypeAlias
 from attrs import define, field
 from msgspec import UNSET
 
-from mlxserve_hookspecs import GenerationEvent, OutputDelta, OutputParser, TextCodec, TokenLogprob
+from mlxserve_hookspecs import (
+    GenerationEvent,
+    GenerationRequest,
+    OutputDelta,
+    OutputParser,
+    TextCodec,
+    TokenLogprob,
+)
 from mlxserve_plugins.openai.answers import (
     ChatChoice,
     ChatChunk,
@@ -120,7 +127,7 @@ class ChatReply:
         self.names = TokenNames(job.text)
         self.choices = [
             SpokenChoice(
-                self.make_parser(job.text, job.tools, job.reasoning, is_forced(job)),
+                self.make_parser(job.text, job.tools, job.reasoning, is_forced(job.requests[0])),
                 meter=meter_of(job.text, job.reasoning),
             )
             for _ in range(job.choices)
@@ -219,9 +226,9 @@ class ChatReply:
             self.tally.reasoning += choice.reasoning_tokens
 
 
-def is_forced(job: Job) -> bool:
-    """Return whether a constraint makes a job's replies calls."""
-    demand = job.requests[0].constraint or {}
+def is_forced(request: GenerationRequest) -> bool:
+    """Return whether a constraint makes a request's replies calls."""
+    demand = request.constraint or {}
     return demand.get("type") == "tool_choice" and demand.get("tool_choice") != "auto"
 
 

@@ -1,6 +1,5 @@
 """What OpenAI's surfaces do with each field that a client may send: one table for each."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,7 +11,6 @@ from mlxserve_plugins.surface.fields import (
     honoured,
     mended,
     refused,
-    unsupported,
 )
 
 
@@ -53,25 +51,8 @@ def _choice(value: Any) -> Any:
     return "required" if value == "any" else value
 
 
-def _schema(value: Any) -> Mapping[str, Any]:
-    try:
-        schema = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        schema = value
-    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
-
-
-def _structured(value: Any) -> Mapping[str, Any]:
-    wanted = {name: one for name, one in value.items() if one} if isinstance(value, dict) else {}
-    for name in wanted.keys() - {"json", "json_object"}:
-        raise unsupported(f"structured_outputs.{name}")
-    if "json" in wanted:
-        return _schema(wanted["json"])
-    return {"response_format": {"type": "json_object"}} if wanted else {}
-
-
 def _thinking(value: Any) -> Mapping[str, Any]:
-    """Read ``true``, ``"high"``, ``{"type": "disabled"}``, ``{"effort": "low"}``."""
+    """Read ``true``, ``"high"``, ``{"type": "disabled"}``, ``{"effort": "low"}``, budgets."""
     if isinstance(value, bool):
         return {"enable_thinking": value}
     if isinstance(value, str):
@@ -81,6 +62,9 @@ def _thinking(value: Any) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(value.get("effort"), str):
         found["reasoning_effort"] = value["effort"]
+    for name in ("budget_tokens", "max_tokens"):  # Anthropic's and OpenRouter's
+        if value.get(name) is not None:
+            found["thinking_budget"] = value[name]
     on = {"enabled": True, "disabled": False}.get(str(value.get("type")), value.get("enabled"))
     return {**found, "enable_thinking": on} if isinstance(on, bool) else found
 
@@ -107,9 +91,16 @@ GENERATION: Final[tuple[Field, ...]] = (
     alias("min_new_tokens", "min_tokens", off=(-1,)),
     alias("stop_sequences", "stop", off=("", [])),
     alias("random_seed", "seed", off=(-1,)),
-    Field("guided_json", "honoured", "as `response_format`", ("",), _schema),
-    Field("json_schema", "honoured", "as `response_format`", ("", {}), _schema),
-    Field("structured_outputs", "honoured", "`json` as `response_format`", ({},), _structured),
+    *honoured("guided_json", about="a JSON schema", off=("",)),
+    *honoured("json_schema", about="a JSON schema", off=("", {})),
+    *honoured("guided_regex", "guided_choice", "guided_grammar", off=("", [])),
+    *honoured("regex", off=("",)),
+    *honoured("ebnf", "grammar", about="in Lark, or as llama.cpp has it", off=("",)),
+    *honoured(
+        "structured_outputs",
+        about="`json`, `json_object`, `regex`, `choice` or `grammar`",
+        off=({},),
+    ),
     *harmless(
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
         "prompt_cache_retention", "verbosity", "include_obfuscation", "cache_prompt", "keep_alive",
@@ -125,10 +116,10 @@ GENERATION: Final[tuple[Field, ...]] = (
     *refused("mirostat", "dry_multiplier", "xtc_probability", "top_a", off=(0,)),
     *refused("dynatemp_range", "no_repeat_ngram_size", off=(0,)),
     *refused("bad_words", "allowed_token_ids", "banned_tokens", "logits_processors", off=([],)),
-    *refused("guided_regex", "guided_choice", "guided_grammar", off=("", [])),
-    *refused("regex", "ebnf", "grammar", off=("",)),
     *refused("truncate_prompt_tokens", off=(-1,)),
 )  # fmt: skip
+
+THINKING: Final = "as `enable_thinking`, `reasoning_effort`, `thinking_budget`"
 
 CHAT: Final = Table.of(
     "chat",
@@ -137,13 +128,20 @@ CHAT: Final = Table.of(
     honoured("max_completion_tokens", about="the newer name of `max_tokens`", off=(-1,)),
     mended(_tools, *honoured("tools", off=([],))),
     mended(_choice, *honoured("tool_choice")),
-    honoured("parallel_tool_calls", "top_logprobs", "chat_template_kwargs"),
+    honoured("parallel_tool_calls", about="`false` ends a reply with its first call"),
+    honoured("top_logprobs", "chat_template_kwargs"),
     honoured("modalities", about="text only"),
-    honoured("reasoning_effort", "enable_thinking", about="for the chat template"),
+    honoured("reasoning_effort", about="by the chat template, else by a budget"),
+    honoured("enable_thinking", about="by the chat template, else by a budget of 0"),
+    honoured("thinking_budget", about="tokens after which the thinking is ended", off=(-1,)),
+    [
+        alias(name, "thinking_budget", off=(-1,))
+        for name in ("thinking_token_budget", "reasoning_budget", "max_thinking_tokens")
+    ],
     honoured("add_generation_prompt"),
     honoured("continue_final_message", about="the reply goes on with the last message"),
     [
-        Field(name, "honoured", "as `enable_thinking`, `reasoning_effort`", (), _thinking)
+        Field(name, "honoured", THINKING, (), _thinking)
         for name in ("reasoning", "thinking", "think")
     ],
     harmless("include_reasoning", "separate_reasoning", "transforms", "route", "provider"),

@@ -41,10 +41,13 @@ from mlxserve_plugins.openai.prompts import (
     prompt_field,
     render,
     split_prompts,
-    template_options,
+    thinking_wishes,
     tokenised,
 )
+from mlxserve_plugins.structured.fields import FIELDS, chat_constraint, constraint_of
+from mlxserve_plugins.surface.chats import stops_in_answers, template_options
 from mlxserve_plugins.surface.notes import Notes
+from mlxserve_plugins.tools.thinking import ThinkingOrders, orders_of
 
 __all__ = ["LONG_TEXT", "Job", "chat_job", "completion_job", "encode", "render", "split_prompts"]
 
@@ -103,9 +106,10 @@ async def chat_job(
     tools = None if body.tool_choice == "none" else tools_for_template(body.tools)
     continued = continues(body)
     reply = body.add_generation_prompt is not False
-    prompt = await render(
-        text, body.messages, tools, template_options(body), reply=reply, continued=continued
-    )
+    orders = _orders(body, text)
+    options = template_options(thinking_wishes(body), orders, body.chat_template_kwargs)
+    prompt = await render(text, body.messages, tools, options, reply=reply, continued=continued)
+    thinks, skips = text.opens_thinking(prompt), _skips_special(body, text)
     logprobs = _chat_logprobs(body, notes)
     request = await _request(
         body, card, text, prompt=prompt, where="messages", tenant=tenant, logprobs=logprobs,
@@ -114,8 +118,11 @@ async def chat_job(
     request = evolve(
         request,
         id=f"chatcmpl-{uuid.uuid4().hex}",
-        constraint=_constraint(body),
-        skip_special_tokens=_skips_special(body, text),
+        stop=stops_in_answers(
+            request.stop, text.markup, thinks=thinks, tools=bool(tools), skips_special=skips
+        ),
+        constraint=_constraint(body, tools, orders),
+        skip_special_tokens=skips,
         continues=continued,
     )
     return Job(
@@ -129,7 +136,7 @@ async def chat_job(
         continuous_usage=_continuous_usage(body),
         logprobs=logprobs,
         tools=tools,
-        reasoning=text.opens_thinking(prompt),
+        reasoning=thinks,
     )
 
 
@@ -160,7 +167,7 @@ async def completion_job(
             id=name if len(prompts) == 1 else f"{name}-{at}",
             choices=made,
             prompt_logprobs=shown if body.echo else None,
-            constraint=_response_format(body.response_format),
+            constraint=constraint_of(_forms(body)),
             continues=True,
         )
         requests.append(request)
@@ -253,12 +260,18 @@ async def _prediction(body: GenerationBody, text: TextCodec) -> tuple[int, ...]:
     return tuple(await encode(text, expected, special=False))
 
 
-def _response_format(wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if wanted is None or wanted.get("type") == "text":
-        return None
-    if not isinstance(wanted.get("type"), str):
-        raise refusal("response_format.type", "`response_format.type` must be a string")
-    return wanted
+def _forms(body: GenerationBody) -> Mapping[str, Any]:
+    """Return the fields that demand a form."""
+    return {name: getattr(body, name) for name in FIELDS}
+
+
+def _orders(body: ChatBody, text: TextCodec) -> ThinkingOrders:
+    return orders_of(
+        text.markup,
+        effort=body.reasoning_effort,
+        enabled=body.enable_thinking,
+        budget=body.thinking_budget,
+    )
 
 
 def _skips_special(body: ChatBody, text: TextCodec) -> bool:
@@ -268,23 +281,22 @@ def _skips_special(body: ChatBody, text: TextCodec) -> bool:
     return body.skip_special_tokens
 
 
-def _constraint(body: ChatBody) -> Mapping[str, Any] | None:
-    form = _response_format(body.response_format)
+def _constraint(
+    body: ChatBody, tools: Sequence[Mapping[str, Any]] | None, orders: ThinkingOrders
+) -> Mapping[str, Any] | None:
     choice = body.tool_choice
-    if choice is None or choice in ("none", "auto"):
-        return form
-    _check_choice(choice, body.tools or [])
-    if form is not None:
-        message = "`response_format` and a `tool_choice` that forces a call exclude each other"
-        raise refusal("tool_choice", message)
-    return {
-        "type": "tool_choice",
-        "tool_choice": msgspec.to_builtins(choice),
-        "tools": tools_for_template(body.tools),
-    }
+    if choice not in (None, "none", "auto"):
+        _check_choice(choice, body.tools or [])
+    return chat_constraint(
+        _forms(body),
+        tools=tools,
+        choice=msgspec.to_builtins(choice),
+        parallel=body.parallel_tool_calls,
+        budget=orders.budget,
+    )
 
 
-def _check_choice(choice: str | NamedTool, tools: Sequence[Tool]) -> None:
+def _check_choice(choice: str | NamedTool | None, tools: Sequence[Tool]) -> None:
     names = [tool.function.name for tool in tools]
     if not names:
         raise RequestError(

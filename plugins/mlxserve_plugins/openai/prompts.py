@@ -26,8 +26,8 @@ def continues(body: ChatBody | TokenizeBody) -> bool:
     return asks_to_be_continued(body.messages or ()) if asked is None else asked
 
 
-def template_options(body: ChatBody) -> Mapping[str, Any]:
-    """Return what the chat template is told besides messages and tools."""
+def thinking_wishes(body: ChatBody) -> Mapping[str, Any]:
+    """Return what is wished of the thinking, in the words that most chat templates know."""
     found: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         found["reasoning_effort"] = body.reasoning_effort
@@ -35,7 +35,7 @@ def template_options(body: ChatBody) -> Mapping[str, Any]:
         found = {"enable_thinking": False}
     if body.enable_thinking is not None:
         found["enable_thinking"] = body.enable_thinking
-    return {**found, **(body.chat_template_kwargs or {})}
+    return found
 
 
 async def render(

@@ -57,6 +57,7 @@ from mlxserve_plugins.openai.transport import (
 )
 from mlxserve_plugins.surface.fields import Table
 from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -94,6 +95,7 @@ class Api:
 
     services: Services
     keepalive: float
+    ignored: IgnoredTools = field(factory=IgnoredTools)
     desks: Mapping[str, Desk] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -121,6 +123,7 @@ class Api:
         """Answer a chat request."""
         notes = self.noted(body, request)
         job = await chat_job(body, self.engine, request.state.tenant, notes)
+        self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
         self.file(body, request, notes)
         return await self._answer(ChatReply(job, self.services.make_parser), request)
 

@@ -19,19 +19,13 @@ LEVELS: Final[Mapping[str, str]] = {
 OFF: Final = frozenset({"none", "minimal"})
 
 
-def template_options(effort: Effort | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what the template is told: the levels, and the switches of those that have one.
-
-    Args:
-        effort: The request's, if it has one.
-        given: ``chat_template_kwargs``, which beat it.
-    """
+def wishes_of(effort: Effort | None) -> dict[str, Any]:
+    """Return an effort as a level and as the switches of templates that have one."""
     if effort is None:
-        return dict(given or {})
+        return {}
     thinks = effort not in OFF
-    told = {
+    return {
         "reasoning_effort": LEVELS[effort],
         "enable_thinking": thinks,
         "thinking": thinks,
     }
-    return {**told, **(given or {})}

@@ -13,14 +13,17 @@ from mlxserve_plugins.responses.bodies import ResponsesBody
 from mlxserve_plugins.responses.choosing import choose
 from mlxserve_plugins.responses.conversation import messages_of
 from mlxserve_plugins.responses.drafts import name
-from mlxserve_plugins.responses.effort import template_options
+from mlxserve_plugins.responses.effort import wishes_of
 from mlxserve_plugins.responses.history import Past, known_items
 from mlxserve_plugins.responses.items import MoreTools, Placed
 from mlxserve_plugins.responses.renaming import retell
 from mlxserve_plugins.responses.rendering import render
 from mlxserve_plugins.responses.store import Store
 from mlxserve_plugins.responses.toolbox import Toolbox
+from mlxserve_plugins.structured.fields import chat_constraint
+from mlxserve_plugins.surface.chats import stops_in_answers, template_options
 from mlxserve_plugins.surface.notes import Notes
+from mlxserve_plugins.tools.thinking import ThinkingOrders, orders_of
 
 Json: TypeAlias = dict[str, Any]
 
@@ -66,12 +69,6 @@ class Job:
         return wanted not in (None, "none")
 
     @property
-    def forced(self) -> bool:
-        """Whether a constraint makes the reply a call."""
-        demand = self.request.constraint or {}
-        return demand.get("type") == "tool_choice" and demand.get("tool_choice") != "auto"
-
-    @property
     def store(self) -> bool:
         """Whether the response is to be kept."""
         return self.body.store is not False
@@ -104,10 +101,11 @@ async def make_job(
     past = known_items(body, store, tenant)
     box = _tools(body, past.items, ignored)
     _note(body, box, notes)
-    constraint = _constraint(body, box)
-    tools = box.for_template()
     effort = body.reasoning.effort if body.reasoning else None
-    options = template_options(effort, body.chat_template_kwargs)
+    orders = orders_of(text.markup, effort=effort)
+    constraint = _constraint(body, box, orders)
+    tools = box.for_template()
+    options = template_options(wishes_of(effort), orders, body.chat_template_kwargs)
     prompt = await render(text, messages_of(body.instructions, past.items), tools, options)
     own = name("resp")
     return Job(
@@ -116,7 +114,9 @@ async def make_job(
         tenant=tenant,
         card=card,
         text=text,
-        request=_request(body, card, text, own, prompt, tenant, constraint, notes),
+        request=_request(
+            body, card, text, own, prompt, tenant, constraint, notes, tools=bool(tools)
+        ),
         box=box,
         tools=tools,
         reasoning=text.opens_thinking(prompt),
@@ -140,13 +140,18 @@ def _tools(body: ResponsesBody, items: Sequence[Placed], ignored: frozenset[str]
     return box
 
 
-def _constraint(body: ResponsesBody, box: Toolbox) -> Json | None:
+def _constraint(
+    body: ResponsesBody, box: Toolbox, orders: ThinkingOrders
+) -> Mapping[str, Any] | None:
     form = _form(body.text.format if body.text else None)
     forced = choose(body.tool_choice, box)
-    if form is not None and forced is not None:
-        message = "`text.format` and a `tool_choice` that forces a call exclude each other"
-        raise refusal("tool_choice", message)
-    return forced or form
+    return chat_constraint(
+        {"response_format": form},
+        tools=box.for_template(),
+        choice=None if forced is None else forced["tool_choice"],
+        parallel=body.parallel_tool_calls,
+        budget=orders.budget,
+    )
 
 
 def _form(wanted: Json | None) -> Json | None:
@@ -170,18 +175,28 @@ def _request(
     own: str,
     prompt: Sequence[int],
     tenant: str,
-    constraint: Json | None,
+    constraint: Mapping[str, Any] | None,
     notes: Notes,
+    *,
+    tools: bool,
 ) -> GenerationRequest:
     asked, noted = _as_generation(body), Notes()
     stop = stop_of(asked, card, len(prompt), "input", noted)
     retell(noted, notes)
+    # A parser finds its markers in the text only, and some models have special tokens for them.
     skips = body.skip_special_tokens
+    skips = not text.markup.special if skips is None else skips
     return GenerationRequest(
         id=own,
         prompt=tuple(prompt),
         sampling=sampling_of(asked, card),
-        stop=stop,
+        stop=stops_in_answers(
+            stop,
+            text.markup,
+            thinks=text.opens_thinking(prompt),
+            tools=tools,
+            skips_special=skips,
+        ),
         logprobs=body.top_logprobs or 0 if LOGPROBS in (body.include or ()) else None,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
@@ -189,8 +204,7 @@ def _request(
         tenant=tenant,
         request_timeout=card.limits.request_timeout,
         first_token_timeout=card.limits.first_token_timeout,
-        # A parser finds its markers in the text only, and some models have special tokens for them.
-        skip_special_tokens=not text.markup.special if skips is None else skips,
+        skip_special_tokens=skips,
     )
 
 

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from mlxserve_hookspecs import GenerationEvent, OutputDelta, RequestError, TokenLogprob, Usage
 from mlxserve_plugins.openai.answers import ContentLogprob
-from mlxserve_plugins.openai.chat import MakeParser, SpokenChoice, meter_of
+from mlxserve_plugins.openai.chat import MakeParser, SpokenChoice, is_forced, meter_of
 from mlxserve_plugins.openai.logprobs import TokenNames, chat_logprobs
 from mlxserve_plugins.openai.replies import ended
 from mlxserve_plugins.responses.answers import (
@@ -56,7 +56,7 @@ class Reply:
         parallel = job.body.parallel_tool_calls is not False
         self.response = begin(job)
         self._choice = SpokenChoice(
-            self.make_parser(job.text, job.tools, job.reasoning, job.forced),
+            self.make_parser(job.text, job.tools, job.reasoning, is_forced(job.request)),
             meter=meter_of(job.text, job.reasoning),
         )
         self._writer = Writer(job.box, summary=job.summary, parallel=parallel)

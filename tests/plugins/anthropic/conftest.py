@@ -15,8 +15,7 @@ from litestar.config.app import AppConfig
 from mlxserve.serve.errors import make_handlers
 from mlxserve_hookspecs import Limits, Markup, OutputParser, Services
 from mlxserve_plugins.anthropic import Anthropic
-from mlxserve_plugins.tools.parser import ReplyParser
-from mlxserve_plugins.tools.states import states_of
+from mlxserve_plugins.tools.choosing import form_of
 
 from ..openai.fake_engine import FakeAdmission, FakeEngine
 
@@ -30,9 +29,10 @@ MARKUP = Markup(
 )
 
 
-def parse(text: object, tools: Any, reasoning: bool) -> OutputParser:
+def parse(text: object, tools: Any, reasoning: bool, forced: bool = False) -> OutputParser:
     """Return a parser of replies with thinking and calls."""
-    return ReplyParser(states_of(MARKUP, tools=bool(tools)), tools, reasoning=reasoning)
+    made: OutputParser = form_of(MARKUP).parser(MARKUP, tools, reasoning=reasoning, forced=forced)
+    return made
 
 
 @define(eq=False)

@@ -1,6 +1,6 @@
 """Blocks from the pieces of a reply, however they come."""
 
-from mlxserve_hookspecs import OutputDelta
+from mlxserve_hookspecs import OutputDelta, ReplyPart
 from mlxserve_plugins.anthropic.answers import (
     BlockDelta,
     BlockStart,
@@ -9,7 +9,7 @@ from mlxserve_plugins.anthropic.answers import (
     ThinkingContent,
     ToolUseContent,
 )
-from mlxserve_plugins.anthropic.blocks import BlockWriter, Piece, assembled
+from mlxserve_plugins.anthropic.blocks import BlockWriter, assembled
 
 
 def call(name: str, arguments: str) -> dict[str, str]:
@@ -22,12 +22,13 @@ def kinds(*deltas: OutputDelta, one_call: bool = False) -> list[str]:
     return [type(e.content_block).__name__ for e in events if isinstance(e, BlockStart)]
 
 
-def test_what_was_open_goes_on_before_the_other_begins() -> None:
-    both = OutputDelta(content="c", reasoning="r")
+def test_blocks_are_in_the_order_of_the_parts() -> None:
+    said = ReplyPart(kind="content", text="c")
+    thought = ReplyPart(kind="reasoning", text="r")
     thinking, text = ThinkingContent.__name__, TextContent.__name__
-    assert kinds(both) == [thinking, text]
-    assert kinds(OutputDelta(content="a"), both) == [text, thinking]
-    assert kinds(OutputDelta(reasoning="a"), both) == [thinking, text]
+    assert kinds(OutputDelta(content="c", reasoning="r")) == [thinking, text]
+    assert kinds(OutputDelta(content="c", reasoning="r", parts=(said, thought))) == [text, thinking]
+    assert kinds(OutputDelta(parts=(said,), content="c"), OutputDelta(content="c")) == [text]
 
 
 def test_calls_after_the_first_are_left_out_where_one_is_wanted() -> None:
@@ -39,9 +40,9 @@ def test_calls_after_the_first_are_left_out_where_one_is_wanted() -> None:
 def test_arguments_may_come_in_pieces() -> None:
     writer = BlockWriter()
     pieces = [
-        Piece(kind="call", name="f"),
-        Piece(kind="call", arguments='{"a"'),
-        Piece(kind="call", arguments=": 1}", done=True),
+        ReplyPart(kind="call", name="f"),
+        ReplyPart(kind="call", arguments='{"a"'),
+        ReplyPart(kind="call", arguments=": 1}", done=True),
     ]
     events = [event for piece in pieces for event in writer._call(piece)]
     deltas = [e.delta for e in events if isinstance(e, BlockDelta)]
@@ -53,7 +54,15 @@ def test_arguments_may_come_in_pieces() -> None:
 
 def test_a_call_that_was_cut_short_has_no_input() -> None:
     writer = BlockWriter()
-    events = [*writer._call(Piece(kind="call", name="f", arguments='{"a"')), *writer.close()]
+    events = [*writer._call(ReplyPart(kind="call", name="f", arguments='{"a"')), *writer.close()]
+    (block,) = assembled(events)
+    assert isinstance(block, ToolUseContent)
+    assert block.input == {}
+
+
+def test_arguments_that_are_no_object_are_none() -> None:
+    writer = BlockWriter()
+    events = [*writer._call(ReplyPart(kind="call", name="f", arguments="[1]", done=True))]
     (block,) = assembled(events)
     assert isinstance(block, ToolUseContent)
     assert block.input == {}

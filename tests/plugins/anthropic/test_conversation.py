@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlxserve_hookspecs import RequestError
+from mlxserve_hookspecs import Markup, RequestError
 from mlxserve_plugins.anthropic.bodies import PromptBody
 from mlxserve_plugins.anthropic.conversation import conversation_of, folded
 from mlxserve_plugins.anthropic.jobs import TEMPLATE_REFUSED, render
 from mlxserve_plugins.anthropic.omissions import without
-from mlxserve_plugins.anthropic.thinking import signature_of, template_options
+from mlxserve_plugins.anthropic.thinking import orders_in, signature_of, wishes_in
+from mlxserve_plugins.surface.chats import template_options
 
 from ..openai.fake_engine import FakeText
 
@@ -213,5 +214,28 @@ def test_only_a_first_line_is_left_out(system: str, kept: str) -> None:
 )
 def test_a_template_is_told_of_thinking(fields: dict[str, Any], options: dict[str, Any]) -> None:
     body = body_of(("user", "Hi"), **fields)
-    found = template_options(body.thinking, body.output_config, body.chat_template_kwargs)
+    orders = orders_in(body, Markup())
+    found = template_options(wishes_in(body), orders, body.chat_template_kwargs)
     assert found == options
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "budget"),
+    [
+        ({}, {}, None),
+        ({"thinking": {"type": "disabled"}}, {"enable_thinking": False}, 0),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 2000}},
+            {"enable_thinking": True},
+            2000,
+        ),
+        ({"output_config": {"effort": "low"}}, {"enable_thinking": True}, 1024),
+    ],
+    ids=["nothing", "off", "a budget", "effort"],
+)
+def test_a_known_template_is_told_in_its_own_words_and_the_engine_of_the_budget(
+    fields: dict[str, Any], options: dict[str, Any], budget: int | None
+) -> None:
+    markup = Markup(think_start="<think>", think_end="</think>", switches=("enable_thinking",))
+    orders = orders_in(body_of(("user", "Hi"), **fields), markup)
+    assert (orders.template, orders.budget) == (options, budget)

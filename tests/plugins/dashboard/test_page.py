@@ -204,7 +204,7 @@ def test_refusals_and_failures_are_shown_with_their_reasons(
 ) -> None:
     stage = make_stage(Dashboard())
     for _ in range(3):
-        tell(stage.plugins, lifecycle.request_refused)(status=429, code="queue_full")
+        tell(stage.plugins, lifecycle.request_refused)(status=429, code="queue_full", field="")
     error = RequestError(status=500, message="secret", code="engine_error")
     tell(stage.plugins, lifecycle.request_finished)(
         request=request_of(), choice=0, finish=finish_of(reason="error", error=error)

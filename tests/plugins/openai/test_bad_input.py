@@ -112,7 +112,6 @@ UNSUPPORTED: list[Any] = [
         "include_stop_str_in_output",
     ),
     (TEXT, {"prompt": "a", "suffix": "z"}, "suffix"),
-    (TEXT, {"prompt": "a", "guided_regex": "a+"}, "guided_regex"),
     (TEXT, {"prompt": "a", "use_beam_search": True}, "use_beam_search"),
 ]
 

@@ -246,17 +246,63 @@ def test_how_much_to_think_reaches_the_template(
     assert engine.text_codec.rendered[0]["kwargs"] == told
 
 
-def test_a_schema_by_another_servers_name_is_a_response_format(
-    http: httpx.Client, engine: FakeEngine
-) -> None:
-    wanted = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
-    for fields in (
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "guided_json": (
         {"guided_json": {"type": "object"}},
+        {"type": "json_object", "schema": {"type": "object"}},
+    ),
+    "guided_json as text": (
         {"guided_json": '{"type": "object"}'},
+        {"type": "json_object", "schema": {"type": "object"}},
+    ),
+    "structured_outputs": (
         {"structured_outputs": {"json": {"type": "object"}}},
-    ):
-        assert http.post(CHAT, json={"messages": HI, **fields}).status_code == 200
-    assert [request.constraint for request in engine.seen] == [wanted] * 3
+        {"type": "json_object", "schema": {"type": "object"}},
+    ),
+    "guided_regex": ({"guided_regex": "a+"}, {"type": "regex", "regex": "a+"}),
+    "guided_choice": ({"guided_choice": ["a", "b"]}, {"type": "choice", "choice": ["a", "b"]}),
+    "guided_grammar": (
+        {"guided_grammar": 'start: "a"'},
+        {"type": "grammar", "grammar": 'start: "a"'},
+    ),
+    "ebnf": ({"ebnf": 'root ::= "a"'}, {"type": "grammar", "grammar": 'root ::= "a"'}),
+    "grammar": ({"grammar": 'root ::= "a"'}, {"type": "grammar", "grammar": 'root ::= "a"'}),
+    "regex": ({"regex": "a"}, {"type": "regex", "regex": "a"}),
+    "nothing": ({"guided_regex": "", "grammar": "", "json_schema": {}}, {}),
+}
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(("fields", "wanted"), FORMS.values(), ids=FORMS)
+def test_a_form_by_another_servers_name_is_demanded(
+    http: httpx.Client,
+    engine: FakeEngine,
+    path: str,
+    fields: dict[str, Any],
+    wanted: dict[str, Any],
+) -> None:
+    what = {"messages": HI} if path == CHAT else {"prompt": "Hi"}
+    assert http.post(path, json={**what, **fields}).status_code == 200
+    found = dict(engine.seen[0].constraint or {})
+    assert {name: value for name, value in found.items() if name != "param"} == wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": "a", "regex": "b"}, "regex"),
+        ({"guided_choice": [1]}, "guided_choice"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"guided_json": "{"}, "guided_json"),
+    ],
+    ids=["two forms", "no texts", "unknown", "no JSON"],
+)
+def test_a_form_that_cannot_be_read_is_refused_by_name(
+    http: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str
+) -> None:
+    answer = http.post(CHAT, json={"messages": HI, **fields})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert not engine.seen
 
 
 CONTINUED: dict[str, dict[str, Any]] = {
