@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from attrs import Attribute, frozen
-from attrs.validators import and_, ge, le, max_len, min_len, optional
+from attrs.validators import and_, ge, gt, le, max_len, min_len, optional
 
 from mlxserve_hookspecs import option
 
@@ -108,7 +108,7 @@ class EngineOptions:
     Attributes:
         max_kv_size: Most tokens of KV altogether; ``None`` leaves it to ``num_blocks``.
         prefill_chunk_size: Prompt tokens per iteration when nobody decodes.
-        prefill_chunk_size_shared: Prompt tokens per iteration beside decoding rows.
+        max_itl_ms: How long running streams may wait for a token because of a prompt.
     """
 
     block_size: int = option(16, "tokens per KV block", check=and_(ge(1), le(4096)))
@@ -131,8 +131,11 @@ class EngineOptions:
     prefill_chunk_size: int = option(
         2048, "prompt tokens per iteration when nobody decodes", check=_count
     )
-    prefill_chunk_size_shared: int = option(
-        512, "prompt tokens per iteration beside decoding sequences", check=_count
+    max_itl_ms: float | None = option(
+        None,
+        "milliseconds that running streams may wait for a token while a prompt is run beside them; "
+        "unset adapts to the machine and to how many wait",
+        check=optional(and_(gt(0.0), le(60_000.0))),
     )
     compile: CompileMode = option("auto", "compile decode and verification passes")
     attention: AttentionWay = option(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlxserve.inbox import Drain, Submit
 from mlxserve.batch.runner import Runner
+from mlxserve.inbox import Drain, Submit
 from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,
@@ -74,7 +74,9 @@ def test_a_client_that_leaves_during_prefill_costs_no_further_chunk() -> None:
     ("field", "code"),
     [("request_timeout", "request_timeout"), ("first_token_timeout", "first_token_timeout")],
 )
-def test_a_request_that_runs_out_of_time_before_its_first_token_ends_with_an_error(field: str, code: str) -> None:
+def test_a_request_that_runs_out_of_time_before_its_first_token_ends_with_an_error(
+    field: str, code: str
+) -> None:
     it = bench(model(), chunk_alone=1)
     late = request("late", prompt(50), 1000, **{field: 0.5})
     it.inbox.put(Submit(late, time.monotonic() - 1.0, 0))

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
 from openai import OpenAI
+
+from mlxserve_plugins.tools.ignored import HEADER, NOTE
 
 from .conftest import Serve
 from .live import LiveServer
@@ -58,3 +61,52 @@ def check_names(server: LiveServer) -> None:
     assert found.model == listed.id
     assert server.get("/version").json()["version"]
     assert server.get("/tokenizer_info").json()["chat_template"]
+
+
+FUNCTION: dict[str, Any] = {"name": "f", "parameters": {"type": "object"}}
+OPENAI_TOOL = {"type": "function", "function": FUNCTION}
+USER = {"role": "user", "content": "a"}
+DEAF = {
+    "/v1/chat/completions": {"messages": [USER], "tools": [OPENAI_TOOL], "max_tokens": 1},
+    "/v1/messages": {
+        "messages": [USER],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        "max_tokens": 1,
+    },
+    "/v1/responses": {
+        "input": "a",
+        "tools": [{"type": "function", **FUNCTION}],
+        "max_output_tokens": 1,
+    },
+}
+
+
+@pytest.mark.parametrize(("path", "body"), DEAF.items(), ids=DEAF)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_tools_that_the_template_has_no_place_for_are_told_of_in_a_header(
+    tiny: LiveServer, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    answer = tiny.post(path, **body, stream=stream)
+    assert (answer.status_code, answer.headers.get(HEADER)) == (200, NOTE), answer.text
+    without = {name: value for name, value in body.items() if name != "tools"}
+    assert HEADER not in tiny.post(path, **without, stream=stream).headers
+
+
+FORMS = {
+    "a choice": ({"guided_choice": ["yes", "no"]}, ("yes", "no")),
+    "a regular expression": ({"regex": "ab"}, ("ab",)),
+    "a grammar": ({"grammar": 'root ::= "x" "y"'}, ("xy",)),
+    "structured outputs": ({"structured_outputs": {"choice": ["maybe"]}}, ("maybe",)),
+}
+
+
+@pytest.mark.parametrize(("fields", "texts"), FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", TEXT], ids=["chat", "text"])
+def test_forms_of_other_servers_hold_a_reply(
+    tiny: LiveServer, path: str, fields: dict[str, Any], texts: tuple[str, ...]
+) -> None:
+    asked: dict[str, Any] = {"messages": [USER]} if "chat" in path else {"prompt": "a"}
+    answer = tiny.post(path, **asked, **fields, max_tokens=16, temperature=2)
+    assert answer.status_code == 200, answer.text
+    (choice,) = answer.json()["choices"]
+    assert (choice["message"]["content"] if "chat" in path else choice["text"]) in texts

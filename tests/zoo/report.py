@@ -19,12 +19,13 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
-from mlxserve.engine.build import codec_maker
-from mlxserve.kv.plan import KvPlan, plan_kv
-from mlxserve.kv.solo import SoloStore
+from mlxserve.batch.plan import KvPlan, plan_kv
+from mlxserve.batch.solo import SoloStore
+from mlxserve.engine.build import codec_maker, pool_limits
 from mlxserve.loading import register
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 
+from ..engine.harness import capacity
 from .checks import CHECKS
 from .configurations import CONFIGURATIONS, UNBUILT, tiny
 
@@ -81,10 +82,8 @@ def served(plan: KvPlan) -> tuple[str, str]:
     """Read off a plan how passes run, and which attention layers are held in 8 bits."""
     if isinstance(plan.store, SoloStore):
         how = "alone, in mlx-lm's own caches"
-    elif getattr(plan.store, "handles", True):
-        how = "batched"
     else:
-        how = "batched, one bucket a pass"
+        how = plan.how.removesuffix(", eager").removesuffix(", in place")
     plain = [name for name in plan.codecs if name == "plain"]
     if not plan.codecs or len(plain) == len(plan.codecs):
         return how, "no"
@@ -108,7 +107,8 @@ def examine(name: str) -> Row:
     """Run every check that is not excused."""
     model = tiny(name)
     quant = KvQuant(KvQuantOptions(bits=8, attention="dequantize"))
-    plan = plan_kv(model, codec_maker(register({"kv-quant": quant})), compiled=False)
+    maker = codec_maker(register({"kv-quant": quant}))
+    plan = plan_kv(model, maker, pool_limits(capacity()), compiled=False)
     saved, wrong = dict.fromkeys(CHECKS, 0), []
     for check, run in CHECKS.items():
         if check in CONFIGURATIONS[name].excused:

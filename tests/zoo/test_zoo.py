@@ -7,8 +7,10 @@ from typing import Any
 import mlx_lm.models
 import pytest
 
-from mlxserve.kv.plan import plan_kv
+from mlxserve.batch.plan import plan_kv
+from mlxserve.engine.build import pool_limits
 
+from ..engine.harness import capacity
 from .checks import CHECKS, LEAST, trimmable
 from .configurations import CONFIGURATIONS, UNBUILT, tiny
 from .report import served
@@ -78,5 +80,6 @@ def test_the_usual_ones_are_excused_from_nothing() -> None:
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name not in OWN])
 def test_it_is_served_from_the_pool(name: str) -> None:
-    how, _ = served(plan_kv(tiny(name), lambda keys, values: None, compiled=False))
+    limits = pool_limits(capacity())
+    how, _ = served(plan_kv(tiny(name), lambda keys, values: None, limits, compiled=False))
     assert not how.startswith("alone")

@@ -23,12 +23,14 @@ class Facts:
         layout: Its layers.
         sides: Keys and values of each leaf; ``None`` where it holds none.
         state: The recurrent leaves' arrays for one sequence, as (shape, dtype).
+        budget: Tokens beyond which layers choose what they attend to; ``None``: they see all.
     """
 
     model: CausalModel
     layout: Layout
     sides: Sequence[Sides | None]
     state: tuple[tuple[tuple[int, ...], mx.Dtype], ...]
+    budget: int | None = None
 
 
 def facts_of(model: CausalModel) -> Facts:
@@ -50,7 +52,21 @@ def facts_of(model: CausalModel) -> Facts:
     if any(a is None for a in arrays):
         raise UnmappedError("a recurrent layer leaves some of its state unused")
     state = tuple((tuple(a.shape), a.dtype) for a in arrays)
-    return Facts(model, layout, sides, state)
+    return Facts(model, layout, sides, state, _budget(model))
+
+
+def _budget(model: CausalModel) -> int | None:
+    """Return the smallest budget of sparse attention, as mlx-lm's models name it."""
+    found = []
+    for _, part in model.named_modules():
+        tokens = getattr(part, "index_topk", None)
+        blocks = getattr(part, "index_topk_blocks", None)
+        size = getattr(part, "index_block_size", None)
+        if isinstance(tokens, int):
+            found.append(tokens)
+        if isinstance(blocks, int) and isinstance(size, int):
+            found.append(blocks * size)
+    return min(found, default=None)
 
 
 def _parts(cache: Any) -> Iterator[Any]:

@@ -117,7 +117,7 @@ def plan_kv(
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(f"mlx-lm cannot run this model: {words}") from error
     else:
-        probes = probes_of(model, _window_to_pass(facts.layout))
+        probes = probes_of(model, _to_pass(facts))
         bind(model)
         planner = _Planner(facts, make_codec, limits, probes, notes)
         if found := planner.find(compiled=compiled, attention=attention):
@@ -157,6 +157,9 @@ class _Planner:
 
     def _try(self, name: str, maker: "_Maker") -> KvPlan | None:
         if maker.compiled and not maker.ways.together:
+            return None
+        if maker.ways.together and not maker.ways.handles and (self.facts.budget or 0) > _far():
+            self.notes.append(f"{name} attention is off: its budget is too large to be proved")
             return None
         small = evolve(self.limits, blocks=PROBE_BLOCKS, live=4, prefilling=1)
         plain = maker.codecs(lambda _k, _v: None)
@@ -297,11 +300,16 @@ def _arrangement(*, compiled: bool, attention: Way) -> Arrangement:
     return Apart() if cpu and not compiled and attention == "auto" else Joined()
 
 
-def _window_to_pass(layout: Layout) -> int | None:
-    windows = [leaf.window for leaf in layout.leaves if isinstance(leaf, AttentionLeaf)]
-    cpu = mx.default_device().type == mx.DeviceType.cpu
-    limit = NEAR_WINDOW if cpu else FAR_WINDOW
-    return min((w for w in windows if w is not None and w <= limit), default=None)
+def _far() -> int:
+    """Return how many tokens a probe may have."""
+    return NEAR_WINDOW if mx.default_device().type == mx.DeviceType.cpu else FAR_WINDOW
+
+
+def _to_pass(facts: Facts) -> int | None:
+    """Return a length past which layers see less, as far as the proof can go."""
+    windows = [x.window for x in facts.layout.leaves if isinstance(x, AttentionLeaf)]
+    near = [w for w in (*windows, facts.budget) if w is not None and w <= _far()]
+    return max(near, default=None)
 
 
 def _plain_layers(names: Sequence[str]) -> Iterator[str]:

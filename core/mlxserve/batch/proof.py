@@ -41,15 +41,15 @@ class Probe:
     done: int = field(default=0)
 
 
-def probes_of(model: CausalModel, window: int | None) -> list[Probe]:
-    """Return rows of different lengths; one passes ``window``.
+def probes_of(model: CausalModel, length: int | None) -> list[Probe]:
+    """Return rows of different lengths; two of them pass ``length``.
 
     Raises:
         Exception: Whatever mlx-lm raises: then the model works with nobody.
     """
     prompts = list(PROMPTS)
-    if window is not None:
-        prompts[2] = tuple(1 + n % 23 for n in range(window + 7))
+    if length is not None:
+        prompts[1:] = [tuple(1 + n % 23 for n in range(length + more)) for more in (29, 7)]
     return [_probe(model, prompt) for prompt in prompts]
 
 

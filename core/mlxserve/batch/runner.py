@@ -136,6 +136,11 @@ class Runner:
         classes = self.compiled is not None and not self.pool.recurrent
         return width_class(tokens) if classes else tokens
 
+    @property
+    def traces(self) -> int:
+        """Count the compiled passes that were traced."""
+        return 0 if self.compiled is None else self.compiled.traces
+
     def warm(self, rows: int, widths: Sequence[int]) -> None:
         """Trace the usual passes: up to ``rows`` rows of each of ``widths`` new tokens."""
         if self.compiled is not None:

@@ -24,6 +24,7 @@ class SoloStore:
     make_caches: Callable[[], list[Any]]
     exclusive_prefill: bool = True
     drafts_fit: bool = False
+    traces: int = 0
     _caches: dict[int, list[Any]] = field(factory=dict)
     _joined: list[Row] = field(factory=list)
     _rows: dict[int, Row] = field(factory=dict)

@@ -60,6 +60,10 @@ class RowStore(Protocol):
     def width(self, tokens: int) -> int:
         """Return how many tokens a row a pass has that verifies ``tokens``."""
 
+    @property
+    def traces(self) -> int:
+        """Return how many passes were traced so far."""
+
     def warm(self, rows: int, widths: Sequence[int]) -> None:
         """Trace what is usual, up to ``rows`` rows of each of ``widths`` new tokens."""
 

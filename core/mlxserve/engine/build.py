@@ -1,6 +1,5 @@
 """Put an engine together: policy, model, KV plan, scheduler, decoder."""
 
-import time
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -17,18 +16,16 @@ from mlxserve.cache.build import Cache, make_cache
 from mlxserve.engine.client import Loaded
 from mlxserve.engine.engine import Engine, Outbox
 from mlxserve.engine.hosted import Host
+from mlxserve.engine.pace import Pace
 from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.hooks import ask, gather
-from mlxserve.inbox import Inbox, Submit
+from mlxserve.inbox import Inbox
 from mlxserve.limits import limits_of
-from mlxserve.loading import register
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
-    GenerationEvent,
-    GenerationRequest,
     KvCodec,
     KvSide,
     ModelCard,
@@ -36,9 +33,7 @@ from mlxserve_hookspecs import (
     ModelHost,
     PluginError,
     Progress,
-    SamplingParams,
     SchedulingPolicy,
-    StopConditions,
     distribution,
     quantization,
     scheduling,
@@ -83,6 +78,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         capacity=capacity,
         host=Host(resolved, model.text, progress, _compiled(resolved.engine)),
         agreement=Agreement(group),
+        pace=pace_of(resolved.engine),
     )
     card = _card(resolved, model, plan, engine.scheduler.cache)
     return Built(engine, Loaded(card, model.text))
@@ -99,9 +95,10 @@ def make_engine(
     capacity: Capacity,
     host: ModelHost,
     agreement: Agreement = ALONE,
+    pace: Pace | None = None,
 ) -> Engine:
     """Connect the parts."""
-    vocab = _vocab(model)
+    vocab, pace = _vocab(model), pace or Pace()
     cache = make_cache(
         plugins,
         plan,
@@ -117,7 +114,7 @@ def make_engine(
         inbox=inbox,
         outbox=outbox,
         text=model.text,
-        scheduler=Scheduler(plan.store, policy, capacity, cache),
+        scheduler=Scheduler(plan.store, policy, capacity, cache, pace, agreement),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
         speculator=make_speculator(plugins, plan.store, vocab, host, agreement),
@@ -150,6 +147,11 @@ def codec_maker(plugins: PluginManager) -> CodecMaker:
     return make
 
 
+def pace_of(options: EngineOptions) -> Pace:
+    """Return what running streams may see of prompts."""
+    return Pace(None if options.max_itl_ms is None else options.max_itl_ms / 1e3)
+
+
 def pool_limits(capacity: Capacity, longest: int | None = None) -> PoolLimits:
     """Return how large the pool may become."""
     return PoolLimits(
@@ -157,7 +159,7 @@ def pool_limits(capacity: Capacity, longest: int | None = None) -> PoolLimits:
         block_size=capacity.block_size,
         live=capacity.live,
         prefilling=capacity.prefilling,
-        chunk=max(capacity.chunk_alone, capacity.chunk_shared),
+        chunk=max(capacity.chunk_alone, capacity.chunk_shared or 0),
         longest=longest or 1 << 30,
     )
 
@@ -174,37 +176,9 @@ def capacity_of(options: EngineOptions) -> Capacity:
         blocks=blocks,
         block_size=options.block_size,
         chunk_alone=options.prefill_chunk_size,
-        chunk_shared=options.prefill_chunk_size_shared,
     )
 
 
-def warm_up(engine: Engine, inbox: Inbox) -> None:
-    """Run one short request through prefill, decode and sampling, so that the first is not slow.
-
-    No plugin hears of it and no counter counts it.
-
-    Raises:
-        ModelError: The model cannot generate.
-    """
-    events: list[GenerationEvent] = []
-    plugins, outbox = engine.plugins, engine.outbox
-    engine.plugins, engine.outbox = register({}), events.extend
-    request = GenerationRequest(
-        id="warm-up",
-        prompt=(1, 2, 3, 4),
-        sampling=SamplingParams(temperature=0.7, top_p=0.9, seed=0),
-        stop=StopConditions(max_tokens=3, ignore_eos=True),
-    )
-    inbox.put(Submit(request, time.monotonic(), 0))
-    engine.step()
-    while not engine.scheduler.idle:
-        engine.step()
-    engine.plugins, engine.outbox = plugins, outbox
-    engine.counters.clear()
-    engine.steps = 0
-    errors = [e.finish.error for e in events if e.finish and e.finish.error]
-    if errors:
-        raise ModelError(f"the model is loaded and fails to generate: {errors[0].message}")
 
 
 def _compiled(options: EngineOptions) -> bool:
@@ -246,7 +220,7 @@ def _plan_lines(
     yield f"cache tiers: {tiers or 'none'}"
     yield (
         f"batch: {capacity.decoding} decoding, {capacity.prefilling} prefilling; "
-        f"prefill {capacity.chunk_alone} tokens an iteration, {capacity.chunk_shared} beside others"
+        f"prefill {capacity.chunk_alone} tokens an iteration, beside others as time allows"
     )
     yield f"attention: {plan.how}"
     yield from (f"fallback: {note}" for note in plan.notes)

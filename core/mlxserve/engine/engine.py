@@ -86,6 +86,8 @@ class Engine:
     _prefilled: int = 0
     _decoded: int = 0
     _looked: float = 0.0
+    _was_prefill: bool = False
+    ready_traces: int = 0
 
     def step(self) -> bool:
         """Run one iteration; return whether there was anything to do."""
@@ -98,8 +100,18 @@ class Engine:
         self.schedule(turn.now)
         self.prefill()
         self.forward(turn.now)
+        self._pace(time.monotonic() - began)
         self.publish(began)
         return not self.scheduler.idle
+
+    def _pace(self, seconds: float) -> None:
+        """Learn how long an iteration of one kind took."""
+        if self._decoded and not self._prefilled:
+            self.scheduler.pace.stepped(seconds)
+        elif self._prefilled and not self._decoded and self._was_prefill:
+            # The pass before this one was waited for: in a row of them, one lasts as long.
+            self.scheduler.pace.measured(self._prefilled, seconds)
+        self._was_prefill = bool(self._prefilled) and not self._decoded
 
     # -- receive -----------------------------------------------------------------------------
 
@@ -433,6 +445,11 @@ class Engine:
             )
             tell(self.plugins, lifecycle.iteration_finished)(iteration=iteration)
 
+    @property
+    def traces(self) -> int:
+        """How many passes were traced so far."""
+        return self.scheduler.store.traces
+
     def status(self) -> EngineStatus:
         """Return the engine as it is; on the engine thread."""
         return EngineStatus(
@@ -448,5 +465,6 @@ class Engine:
             | {
                 "preemptions": float(self.scheduler.preemptions),
                 "draft_errors": float(self.speculator.errors),
+                "traces": float(self.traces - self.ready_traces),
             },
         )

@@ -8,6 +8,8 @@ from attrs import define, field, frozen
 from mlxserve.batch.sequence import Phase, Sequence
 from mlxserve.batch.store import Chunk, RowStore
 from mlxserve.cache.build import Cache
+from mlxserve.engine.pace import Pace
+from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs import Load, SchedulingPolicy
 
 AHEAD = 1024
@@ -28,7 +30,8 @@ class Capacity:
         blocks: Blocks of KV.
         block_size: Tokens per block.
         chunk_alone: Prefill tokens per iteration when nobody decodes.
-        chunk_shared: Prefill tokens per iteration beside decoding rows.
+        chunk_shared: Prefill tokens per iteration beside decoding rows; ``None`` follows from
+            measured time.
     """
 
     decoding: int
@@ -37,7 +40,7 @@ class Capacity:
     blocks: int
     block_size: int
     chunk_alone: int
-    chunk_shared: int
+    chunk_shared: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -53,6 +56,8 @@ class Scheduler:
     policy: SchedulingPolicy
     capacity: Capacity
     cache: Cache
+    pace: Pace = field(factory=Pace)
+    agreement: Agreement = ALONE
     waiting: list[Sequence] = field(factory=list)
     prefilling: list[Sequence] = field(factory=list)
     ready: list[Sequence] = field(factory=list)
@@ -151,6 +156,8 @@ class Scheduler:
 
     def chunks(self) -> list[list[tuple[Sequence, Chunk]]]:
         """Return this iteration's prefill passes, each a list of rows that run together."""
+        if not any(s.remaining_prefill for s in self.prefilling):
+            return []
         left = max(self.policy.prefill_tokens(self._load()), 1)
         passes: list[list[tuple[Sequence, Chunk]]] = []
         todo = [s for s in self.prefilling if s.remaining_prefill]
@@ -276,8 +283,15 @@ class Scheduler:
             prefilling=len(self.prefilling),
             waiting=len(self.waiting),
             chunk_alone=self.capacity.chunk_alone,
-            chunk_shared=self.capacity.chunk_shared,
+            chunk_shared=self._chunk_shared(),
         )
+
+    def _chunk_shared(self) -> int:
+        if self.capacity.chunk_shared is not None or not self.decoding:
+            return self.capacity.chunk_shared or self.capacity.chunk_alone
+        behind = len(self.prefilling) + len(self.waiting)
+        tokens = self.pace.tokens(len(self.decoding), behind, self.capacity.chunk_alone)
+        return self.agreement.least([tokens])[0]
 
     def _together(self, todo: Items[Sequence], left: int) -> list[tuple[Sequence, Chunk]]:
         lead = todo[0]

@@ -178,7 +178,8 @@ class EngineService:
 
     def _load(self) -> "Engine":
         # Imports mlx: on this thread, after `preparing`.
-        from mlxserve.engine.build import build, warm_up  # noqa: PLC0415
+        from mlxserve.engine.build import build  # noqa: PLC0415
+        from mlxserve.engine.warming import warm_up  # noqa: PLC0415
 
         built = build(self.resolved, self.progress, self._inbox, self._client.deliver)
         warm_up(built.engine, self._inbox)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from attrs import frozen
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 
 
 @frozen
@@ -64,7 +64,7 @@ def read_layout(caches: Sequence[Any]) -> Layout:
 def _tree(cache: Any) -> Tree:
     # Exact classes: a subclass may keep more than its parent.
     match type(cache):
-        case t if t is KVCache:
+        case t if t is KVCache or t is ChunkedKVCache:  # chunks are the model's own mask's say
             return AttentionLeaf()
         case t if t is RotatingKVCache:
             return AttentionLeaf(window=cache.max_size, keep=cache.keep)

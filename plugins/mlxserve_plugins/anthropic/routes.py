@@ -29,6 +29,7 @@ from mlxserve_plugins.openai.transport import (
     while_connected,
 )
 from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -63,6 +64,7 @@ class Api:
 
     services: Services
     rules: Rules
+    ignored: IgnoredTools = field(factory=IgnoredTools)
     desk: Desk = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -90,6 +92,7 @@ class Api:
         notes = self._noted(request)
         tenant = request.state.tenant
         job = await message_job(body, self.services.engine, self.rules, tenant, notes)
+        self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
         self._file(request, notes)
         reply = MessageReply(job, self.services.make_parser)
         try:

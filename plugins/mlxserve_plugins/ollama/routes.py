@@ -32,6 +32,7 @@ from mlxserve_plugins.openai.transport import (
 )
 from mlxserve_plugins.surface.fields import Table
 from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -53,6 +54,7 @@ class Api:
     """The endpoints' work, apart from their paths."""
 
     services: Services
+    ignored: IgnoredTools = field(factory=IgnoredTools)
     desks: dict[str, Desk] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -83,6 +85,7 @@ class Api:
             return self._loaded(body.model, chat=True)
         asked = chat_of(body, notes)
         job = await chat_job(asked, self.engine, request.state.tenant, notes)
+        self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
         self._file(body, request, notes)
         return await self._answer(OllamaReply(job, self._reader(job), chat=True), request)
 

@@ -32,6 +32,7 @@ from mlxserve_plugins.responses.reply import Reply
 from mlxserve_plugins.responses.store import MB, Store
 from mlxserve_plugins.responses.streaming import server_sent
 from mlxserve_plugins.surface.notes import Desk
+from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -48,6 +49,7 @@ class Api:
     services: Services
     options: ResponsesOptions
     store: Store = field(init=False)
+    ignored: IgnoredTools = field(factory=IgnoredTools)
     desk: Desk = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,6 +83,7 @@ class Api:
         ignored = frozenset(self.options.ignored_tools)
         engine = self.services.engine
         job = await make_job(body, engine, tenant, self.store, ignored=ignored, notes=notes)
+        self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
         peer = request.client.host if request.client else ""
         self.desk.file(notes.taken, tenant or peer)
         reply = Reply(job, self.services.make_parser, self.store)

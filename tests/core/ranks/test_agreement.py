@@ -9,13 +9,13 @@ import mlx.core as mx
 import pytest
 from attrs import define, field, frozen
 
+from mlxserve.cache.restoring import Restorer
 from mlxserve.ranks.agreement import (
     CHECKED,
     Agreement,
     BrokenPassError,
     DisagreementError,
 )
-from mlxserve.cache.restoring import Restorer
 from mlxserve_hookspecs import Block, BlockKey, CacheLayout
 
 WAIT = 10.0
