@@ -79,17 +79,13 @@ class Offline:
         tokens = mx.zeros((len(self.store.order()), width), mx.int32)
         for _ in range(WARM):
             _, tokens = self._timed(tokens)
-        seconds, traces = [], self._traces
+        seconds, traces = [], self.store.traces
         for _ in range(steps):
             took, tokens = self._timed(tokens)
             seconds.append(took)
-        traced = self._traces - traces
+        traced = self.store.traces - traces
         operations = self._operations(tokens)
         return StepCost(seconds=tuple(seconds), operations=operations, traces=traced)
-
-    @property
-    def _traces(self) -> int:
-        return self.store.compiled.traces if self.store.compiled else 0
 
     def _fill(self, row: Row, context: int, most: int) -> None:
         """Let ``row`` hold ``context`` tokens that nobody computed, with room for ``most``."""

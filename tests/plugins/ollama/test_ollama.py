@@ -14,11 +14,13 @@ from ollama import Client
 
 from mlxserve_hookspecs import Finish, RequestError, Usage
 from mlxserve_plugins.ollama.fields import TABLES
+from mlxserve_plugins.ollama.replies import _call
 from mlxserve_plugins.surface.fields import as_markdown
 
 from ..anthropic.conftest import Running
 from ..openai.fake_engine import FakeEngine
 from ..openai.test_fuzz import anything
+from ..openai.test_wishes import Marked
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 CALL = '<call>{"name": "weather", "arguments": {"city": "Paris"}}</call>'
@@ -235,3 +237,21 @@ def test_no_body_makes_the_server_fail(http: httpx.Client, body: dict[str, Any],
 def test_the_documentation_has_the_tables() -> None:
     for table in TABLES:
         assert as_markdown(table) in DOCUMENT.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("think", "budget"), [(None, None), (True, None), (False, 0), ("low", 1024)], ids=str
+)
+def test_think_bounds_the_thinking(
+    sdk: Client, engine: FakeEngine, think: Any, budget: int | None
+) -> None:
+    engine.text_codec = Marked()
+    sdk.chat("fake", HI, think=think, options={"stop": ["end"]})
+    (request,) = engine.seen
+    assert (request.constraint or {}).get("thinking_budget") == budget
+    assert request.stop.skip == (("<think>", "</think>"),)
+
+
+def test_a_call_that_was_cut_short_has_no_arguments() -> None:
+    assert _call({"name": "f", "arguments": '{"a": '}).function.arguments == {}
+    assert _call({"name": "f", "arguments": "[1]"}).function.arguments == {}
