@@ -103,18 +103,14 @@ async def message_job(
     most = reply_tokens(
         body.max_tokens, limits, size, name="max_tokens", where="messages", notes=notes
     )
+    stop = StopConditions(max_tokens=most, strings=tuple(dict.fromkeys(body.stop_sequences or ())))
+    has_tools = bool(prompt.functions)
     request = GenerationRequest(
         id=f"msg_{uuid.uuid4().hex}",
         prompt=tuple(prompt.tokens),
         sampling=sampling_of(body),
         stop=stops_in_answers(
-            StopConditions(
-                max_tokens=most, strings=tuple(dict.fromkeys(body.stop_sequences or ()))
-            ),
-            text.markup,
-            thinks=thinks,
-            tools=bool(prompt.functions),
-            skips_special=skips,
+            stop, text.markup, thinks=thinks, tools=has_tools, skips_special=skips
         ),
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
