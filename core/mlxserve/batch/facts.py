@@ -23,6 +23,7 @@ class Facts:
         layout: Its layers.
         sides: Keys and values of each leaf; ``None`` where it holds none.
         state: The recurrent leaves' arrays for one sequence, as (shape, dtype).
+        vocab: Width of the logits.
         budget: Tokens beyond which layers choose what they attend to; ``None``: they see all.
     """
 
@@ -30,6 +31,7 @@ class Facts:
     layout: Layout
     sides: Sequence[Sides | None]
     state: tuple[tuple[tuple[int, ...], mx.Dtype], ...]
+    vocab: int
     budget: int | None = None
 
 
@@ -41,7 +43,7 @@ def facts_of(model: CausalModel) -> Facts:
     """
     caches = make_prompt_cache(model)
     layout = read_layout(caches)
-    model(mx.array([[1, 2, 3]]), cache=caches)
+    logits = model(mx.array([[0, 1, 2]]), cache=caches)
     flat = [part for cache in caches for part in _parts(cache)]
     held = list(zip(layout.leaves, flat, strict=True))
     sides = [
@@ -52,7 +54,7 @@ def facts_of(model: CausalModel) -> Facts:
     if any(a is None for a in arrays):
         raise UnmappedError("a recurrent layer leaves some of its state unused")
     state = tuple((tuple(a.shape), a.dtype) for a in arrays)
-    return Facts(model, layout, sides, state, _budget(model))
+    return Facts(model, layout, sides, state, logits.shape[-1], _budget(model))
 
 
 def _budget(model: CausalModel) -> int | None:

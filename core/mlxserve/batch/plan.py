@@ -117,7 +117,7 @@ def plan_kv(
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(f"mlx-lm cannot run this model: {words}") from error
     else:
-        probes = probes_of(model, _to_pass(facts))
+        probes = probes_of(model, facts.vocab, _to_pass(facts))
         bind(model)
         planner = _Planner(facts, make_codec, limits, probes, notes)
         if found := planner.find(compiled=compiled, attention=attention):
@@ -284,15 +284,21 @@ def make_pool(
 
 
 def _first(pool: Pool) -> int:
-    """Return how many blocks to begin with: all, where that leaves half of what is free.
+    """Return how many blocks to begin with: all, where that leaves a quarter of what is free.
 
     A compiled pass is of one shape of planes: each growth would trace it anew.
     """
     whole = sum(pool.token_bytes(g) * (g.blocks.count + 1) * pool.size for g in pool.groups)
+    return 1 << 30 if whole <= 0.75 * free_memory() else pool.first
+
+
+def free_memory() -> int:
+    """Return how many bytes of the device's memory this process may still take."""
     info: Any = mx.device_info()
-    memory = info.get("max_recommended_working_set_size") or info.get("memory_size") or 0
-    free = int(memory) - mx.get_active_memory()
-    return 1 << 30 if whole * 2 <= free else pool.first
+    if "free_memory" in info:  # CUDA
+        return int(info["free_memory"]) + mx.get_cache_memory()
+    most = info.get("max_recommended_working_set_size") or info.get("memory_size") or 0
+    return int(most) - mx.get_active_memory()
 
 
 def _arrangement(*, compiled: bool, attention: Way) -> Arrangement:

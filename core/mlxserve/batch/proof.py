@@ -41,7 +41,7 @@ class Probe:
     done: int = field(default=0)
 
 
-def probes_of(model: CausalModel, length: int | None) -> list[Probe]:
+def probes_of(model: CausalModel, vocab: int, length: int | None) -> list[Probe]:
     """Return rows of different lengths; two of them pass ``length``.
 
     Raises:
@@ -50,13 +50,11 @@ def probes_of(model: CausalModel, length: int | None) -> list[Probe]:
     prompts = list(PROMPTS)
     if length is not None:
         prompts[1:] = [tuple(1 + n % 23 for n in range(length + more)) for more in (29, 7)]
-    return [_probe(model, prompt) for prompt in prompts]
+    return [_probe(model, tuple(t % vocab for t in (*p, *FOLLOWING)), len(p) - 1) for p in prompts]
 
 
-def _probe(model: CausalModel, prompt: tuple[int, ...]) -> Probe:
-    tokens = prompt + FOLLOWING
+def _probe(model: CausalModel, tokens: tuple[int, ...], head: int) -> Probe:
     caches = make_prompt_cache(model)
-    head = len(prompt) - 1
     rows = [model(mx.array([tokens[:head]]), cache=caches)[0]]
     rows += [model(mx.array([[token]]), cache=caches)[0] for token in tokens[head:]]
     wanted = mx.concatenate(rows)
