@@ -29,7 +29,6 @@ from mlxserve_hookspecs import (
     KvCodec,
     KvSide,
     ModelCard,
-    ModelError,
     ModelHost,
     PluginError,
     Progress,
@@ -177,8 +176,6 @@ def capacity_of(options: EngineOptions) -> Capacity:
         block_size=options.block_size,
         chunk_alone=options.prefill_chunk_size,
     )
-
-
 
 
 def _compiled(options: EngineOptions) -> bool:

@@ -57,7 +57,21 @@ def run(resolved: Resolved) -> int:
 
         progress = make_progress(sys.stderr)
         service = EngineService(resolved, _after_held(progress), links_of(resolved, rank))
-        return serve(resolved, service, listener, on_loaded=progress.close)
+        status = serve(resolved, service, listener, on_loaded=progress.close)
+    if mlx_ends_badly():
+        leave_at_once(status)
+    return status
+
+
+def mlx_ends_badly() -> bool:
+    """Return whether the interpreter cannot simply end after mlx was used.
+
+    mlx 0.32's CUDA backend destroys threads that still run when the process's own statics go:
+    ``std::terminate`` and status 134 after everything has been written, in mlx_lm.server as here.
+    """
+    import mlx.core as mx  # noqa: PLC0415 - long since loaded
+
+    return bool(mx.cuda.is_available())
 
 
 def _after_held(progress: Progress) -> Progress:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 SOURCE: Final = Path(__file__).with_name("shim.c")
-FLAGS: Final = ("-x", "c", "-O2", "-shared", "-fPIC")
+FLAGS: Final = ("-x", "c", "-O2", "-shared", "-fPIC", "-pthread")
 COMPILERS: Final = ("cc", "gcc", "clang", "g++")
 COMPILE_SECONDS: Final = 60.0
 SYSTEM_NAMES: Final = "{}"
@@ -81,12 +81,13 @@ def system_blas(threads: int | None) -> Blas | None:
     return blas
 
 
-def numpy_blas(cache: Path, threads: int | None) -> Blas:
+def numpy_blas(cache: Path, threads: int | None, *, helper: bool = False) -> Blas:
     """Load a shim for all to see that leads to numpy's OpenBLAS.
 
     Args:
         cache: Where the compiled shim is kept.
         threads: How many a product uses; ``None`` leaves it to the library.
+        helper: Let one more core help with large products.
 
     Raises:
         NoBlasError: numpy came without OpenBLAS, or the shim cannot be compiled.
@@ -103,6 +104,8 @@ def numpy_blas(cache: Path, threads: int | None) -> Blas:
     shim = _load_shim(cache)
     addresses = (ctypes.cast(target, ctypes.c_void_p) for target in targets)
     shim.mlxserve_bind_gemm(*addresses, ctypes.c_int64(CACHED_BYTES * blas.threads()))
+    if helper:
+        shim.mlxserve_help()
     return blas
 
 
