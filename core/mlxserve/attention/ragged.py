@@ -142,6 +142,13 @@ class RaggedKernel:
             output_dtypes=[self.dtype if self.format.plain else mx.uint32],
         )[0]
 
+    @property
+    def digest(self) -> str:
+        """Names the text of its kernels."""
+        shape = self._shape(1)
+        sources = (attend_source(self.dialect, shape), pack_source(self.dialect, shape))
+        return " ".join(source.name for source in sources)
+
     def parts(self, rows: int, width: int, blocks: int) -> int:
         """Return into how many parts each context is split: by shapes alone, never by lengths."""
         tokens = blocks * self.block_size

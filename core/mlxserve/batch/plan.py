@@ -140,7 +140,7 @@ class _Planner:
         arrangement = _arrangement(compiled=compiled, attention=attention)
         kernels = None
         if attention != "gather" and isinstance(arrangement, Joined):
-            kernels = Kernels.native(self.facts, self.limits.block_size, self.notes)
+            kernels = Kernels.native(self.facts.model, self.limits.block_size, self.notes)
         if kernels is None and attention == "kernel":
             self.notes.append("--attention kernel: this device has none; gather instead")
         for name, ways in WAYS:
