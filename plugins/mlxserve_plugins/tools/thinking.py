@@ -50,6 +50,8 @@ def orders_of(
         budget: Tokens, where the client names them.
     """
     effort = effort if effort in EFFORTS else None
+    # A name says that the plugin is there which can end the thinking.
+    endable = bool(markup.think_end and markup.thinking)
     if effort == "none" or budget == 0:
         enabled = False
     switches = [name for name in ON_OFF if name in markup.switches]
@@ -59,7 +61,7 @@ def orders_of(
         if has_efforts and not switches:
             template["reasoning_effort"] = "low"
         # Without a switch the thinking is closed as soon as it opens.
-        return ThinkingOrders(template=template, budget=0 if markup.think_end else None)
+        return ThinkingOrders(template=template, budget=0 if endable else None)
     if enabled is None and effort is None and budget is None:
         return ThinkingOrders()
     template = dict.fromkeys(switches, True)
@@ -69,7 +71,7 @@ def orders_of(
         budget = BUDGETS.get(effort)
     if "thinking_budget" in markup.switches and budget is not None:
         template["thinking_budget"] = budget
-    return ThinkingOrders(template=template, budget=budget if markup.think_end else None)
+    return ThinkingOrders(template=template, budget=budget if endable else None)
 
 
 @frozen

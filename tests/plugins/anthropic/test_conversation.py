@@ -236,6 +236,11 @@ def test_a_template_is_told_of_thinking(fields: dict[str, Any], options: dict[st
 def test_a_known_template_is_told_in_its_own_words_and_the_engine_of_the_budget(
     fields: dict[str, Any], options: dict[str, Any], budget: int | None
 ) -> None:
-    markup = Markup(think_start="<think>", think_end="</think>", switches=("enable_thinking",))
+    markup = Markup(
+        think_start="<think>",
+        think_end="</think>",
+        thinking="think",
+        switches=("enable_thinking",),
+    )
     orders = orders_in(body_of(("user", "Hi"), **fields), markup)
     assert (orders.template, orders.budget) == (options, budget)

@@ -160,7 +160,9 @@ def test_a_model_without_marks_thinks_no_tokens() -> None:
 def test_a_wish_becomes_the_templates_switch_or_a_budget(
     switches: tuple[str, ...], wish: Any, template: Any, budget: int | None
 ) -> None:
-    markup = Markup(think_start="<think>", think_end="</think>", switches=switches)
+    markup = Markup(
+        thinking="think", think_start="<think>", think_end="</think>", switches=switches
+    )
     orders = orders_of(markup, **wish)
     assert (dict(orders.template), orders.budget) == (template, budget)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 
 from mlxserve_hookspecs import Markup
 
@@ -27,6 +28,7 @@ class Marked(FakeText):
         tool_start="<call>",
         tool_end="</call>",
         switches=("enable_thinking",),
+        thinking="think",
     )
 
 
@@ -69,6 +71,16 @@ def test_wishes_of_thinking_reach_template_and_engine(
     assert {name: told[name] for name in told if name == "enable_thinking"} == template
     (request,) = marked.seen
     assert (request.constraint or {}).get("thinking_budget") == budget
+
+
+def test_nobody_is_asked_to_end_a_thinking_that_no_plugin_described(
+    http: httpx.Client, marked: FakeEngine
+) -> None:
+    text = FakeText()
+    text.markup = evolve(Marked.markup, thinking="")
+    marked.text_codec = text
+    assert http.post(CHAT, json={"messages": HI, "reasoning_effort": "low"}).status_code == 200
+    assert marked.seen[0].constraint is None
 
 
 CALLS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
