@@ -49,7 +49,7 @@ def read_settings(
     Raises:
         SettingError: There is no such preset or file, or it is not TOML.
     """
-    if reference.endswith(SUFFIX) or "/" in reference or "\\" in reference:
+    if reference.lower().endswith(SUFFIX) or "/" in reference or "\\" in reference:
         path = Path(reference).expanduser()
         return SettingsFile(reference, strength, _read(path, reference, origin_))
     presets = known_presets(points)
@@ -78,7 +78,7 @@ def _toml_files(point: EntryPoint) -> Iterator[Traversable]:
 
 def _read(file: Traversable, label: str, origin_: str) -> dict[str, object]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SettingError(f"cannot read {label}: {reason} (set by {origin_})") from error

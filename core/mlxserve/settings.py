@@ -16,7 +16,9 @@ DEFAULT, PRESET, FILE, VARIABLE, FLAG = range(5)
 
 DEFAULT_ORIGIN: Final = "default"
 MASK: Final = "****"
-RESERVED: Final = frozenset(("--plugins", "--preset", "--config", "--help", "--json", "--version"))
+RESERVED: Final = frozenset(
+    ("--plugins", "--preset", "--config", "--help", "--help-all", "--json", "--version")
+)
 """Flags that choose what options there are, or mean something to every command."""
 
 

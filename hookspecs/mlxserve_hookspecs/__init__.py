@@ -14,10 +14,10 @@ from mlxserve_hookspecs.caching import (
 from mlxserve_hookspecs.commands import Command
 from mlxserve_hookspecs.distribution import Rank, RankPlan
 from mlxserve_hookspecs.engine import (
+    Described,
     EngineClient,
     EngineStatus,
     Limits,
-    Markup,
     ModelCard,
     TextCodec,
 )
@@ -29,10 +29,12 @@ from mlxserve_hookspecs.errors import (
     SettingError,
 )
 from mlxserve_hookspecs.events import Finish, FinishReason, GenerationEvent, TokenLogprob, Usage
-from mlxserve_hookspecs.generation import Constraint, OutputDelta, OutputParser
+from mlxserve_hookspecs.generation import Constraint
 from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
+from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
+from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
 from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
@@ -64,23 +66,28 @@ __all__ = [
     "BlockKey",
     "CacheLayout",
     "CacheTier",
+    "CallFormat",
     "Candidate",
     "Command",
+    "CommandHost",
     "Constraint",
     "Credentials",
+    "Described",
     "Draft",
     "DraftPlanner",
     "DraftRequest",
     "DraftRoom",
     "Dtype",
+    "EngineBench",
     "EngineClient",
+    "EngineFacts",
     "EngineStatus",
+    "EvictionPolicy",
     "Finish",
     "FinishReason",
     "GenerationEvent",
     "GenerationRequest",
     "Group",
-    "EvictionPolicy",
     "HostedModel",
     "Identity",
     "Iteration",
@@ -103,14 +110,16 @@ __all__ = [
     "Proposer",
     "Rank",
     "RankPlan",
+    "ReplyPart",
     "RequestError",
     "Route",
     "SamplingParams",
     "SchedulingPolicy",
     "Services",
-    "Side",
     "SettingError",
+    "Side",
     "StateStore",
+    "StepCost",
     "StopConditions",
     "TextCodec",
     "TokenLogprob",

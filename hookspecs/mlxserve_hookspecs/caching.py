@@ -229,7 +229,8 @@ def make_cache_tier(layout: CacheLayout) -> CacheTier | None:
     """Make a cache tier.
 
     **Gather.** Every plugin is asked; tiers are consulted after memory, in the order of
-    ``--plugins`` and the default set, nearest first. Return ``None`` when the layout cannot be kept.
+    ``--plugins`` and the default set, nearest first. Return ``None`` when the layout cannot be
+    kept.
 
     Called once at start, on the engine thread, after the model is loaded.
     """

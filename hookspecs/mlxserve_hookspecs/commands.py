@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.offline import CommandHost
 
 
 @frozen(kw_only=True)
@@ -26,10 +27,11 @@ class Command:
 
 
 @hookspec
-def commands() -> Sequence[Command] | None:
+def commands(host: CommandHost) -> Sequence[Command] | None:
     """Add subcommands.
 
     **Gather.** Every plugin is asked.
 
-    Called once when the command line is read, on the main thread: must not import mlx.
+    Called once when the command line is read, on the main thread: must not import mlx, nor ask
+    anything of ``host``, which is for the commands when they run.
     """

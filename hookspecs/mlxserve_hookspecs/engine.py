@@ -1,11 +1,12 @@
 """The engine as plugins and API surfaces see it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
 from mlxserve_hookspecs.events import GenerationEvent
+from mlxserve_hookspecs.markup import Markup
 from mlxserve_hookspecs.requests import GenerationRequest
 
 
@@ -14,18 +15,20 @@ class Limits:
     """What a request may ask for.
 
     Attributes:
-        default_max_tokens: ``max_tokens`` where the client names none.
+        default_max_tokens: ``max_tokens`` where the client names none; ``None`` is what is left.
         max_prompt_tokens: Longest prompt.
         max_generation_tokens: Largest ``max_tokens``.
         max_model_len: Longest prompt plus reply that the model was made for, if it says so.
+        max_kv_tokens: Longest prompt plus reply that KV can hold, if that is bounded.
         request_timeout: Seconds for a whole request; ``None`` is unlimited.
         first_token_timeout: Seconds to the first token; ``None`` is unlimited.
     """
 
-    default_max_tokens: int = 512
+    default_max_tokens: int | None = 512
     max_prompt_tokens: int = 32768
     max_generation_tokens: int = 32768
     max_model_len: int | None = None
+    max_kv_tokens: int | None = None
     request_timeout: float | None = 120.0
     first_token_timeout: float | None = 300.0
 
@@ -43,6 +46,7 @@ class ModelCard:
         has_chat_template: Whether messages can be rendered.
         identity: Names weights, adapter and revision: two models of one identity have the same KV.
         layout: How the model's layers are held and which parts fall back, one line each.
+        any_name: Whether a request that calls the model by another name, or by none, is served.
     """
 
     id: str
@@ -53,35 +57,7 @@ class ModelCard:
     aliases: tuple[str, ...] = ()
     identity: str = ""
     layout: tuple[str, ...] = ()
-
-
-@frozen(kw_only=True)
-class Markup:
-    """How a model marks its thinking and its tool calls in a reply.
-
-    Attributes:
-        think_start: Opens the thinking; empty if the model marks none.
-        think_end: Closes it.
-        tool_start: Opens a tool call, or several; empty if the model makes none.
-        tool_end: Closes it; empty also where the end of the reply does.
-        parse_call: Takes what stands between, and the request's tools; returns a call, ``name``
-            and ``arguments``, or a list of them. On anything else it may raise anything.
-        dropped: Markers of structure, which no reader wants to see.
-        initial: The state in which replies begin, for a model that has more states than these:
-            ``normal``, ``reasoning`` and ``tool``.
-        transitions: Such a model's markers in each state, each with the state that it leads to.
-        special: Whether a marker has special tokens: text without those lacks it.
-    """
-
-    think_start: str = ""
-    think_end: str = ""
-    tool_start: str = ""
-    tool_end: str = ""
-    parse_call: Callable[[str, Sequence[Mapping[str, Any]] | None], Any] | None = None
-    dropped: tuple[str, ...] = ()
-    initial: str = "normal"
-    transitions: Mapping[str, tuple[tuple[str, str], ...]] = field(factory=dict)
-    special: bool = False
+    any_name: bool = False
 
 
 class TextCodec(Protocol):
@@ -111,9 +87,12 @@ class TextCodec(Protocol):
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return the token ids of a conversation, ready for a reply.
+
+        With ``continue_final_message`` the last message is left open: the reply goes on with it.
 
         Raises:
             RequestError: The template refuses the messages (status 400), or there is none.
@@ -124,6 +103,15 @@ class TextCodec(Protocol):
 
     def opens_thinking(self, prompt: Sequence[int]) -> bool:
         """Return whether a reply to ``prompt`` begins within the model's thinking."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A ``TextCodec`` that says what it is."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a client may know, as JSON: its class, its chat template, special tokens."""
 
 
 @frozen(kw_only=True)

@@ -5,7 +5,7 @@ from math import ceil
 from types import MappingProxyType
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 KINDS: Final = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -41,6 +41,8 @@ class RequestError(Exception):
         param: The request field at fault, if one is.
         code: A short machine-readable word, for example ``context_length_exceeded``.
         retry_after: Seconds after which a retry is worth while; sent with 429 and 503.
+        told: Whether it was logged and counted already, by ``request_refused`` or as the end of a
+            reply: whoever answers with it tells of it otherwise.
     """
 
     status: int
@@ -48,6 +50,7 @@ class RequestError(Exception):
     param: str | None = None
     code: str | None = None
     retry_after: float | None = None
+    told: bool = field(default=False, eq=False, repr=False)
 
     @property
     def kind(self) -> str:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from attrs import field, frozen
-
 from mlxserve_hookspecs.arrays import Array
 from mlxserve_hookspecs.engine import TextCodec
 from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.markup import Markup, OutputParser
 from mlxserve_hookspecs.requests import GenerationRequest
 
 
@@ -28,32 +27,6 @@ class Constraint(Protocol):
         """Whether the reply is complete and must end here."""
 
 
-@frozen(kw_only=True)
-class OutputDelta:
-    """What a parser made of some text.
-
-    Attributes:
-        content: Text for the reader.
-        reasoning: Text of the model's thinking.
-        tool_calls: Calls that became complete: ``{"name": ..., "arguments": ...}``, arguments as
-            a JSON string.
-    """
-
-    content: str = ""
-    reasoning: str = ""
-    tool_calls: tuple[Mapping[str, Any], ...] = field(default=())
-
-
-class OutputParser(Protocol):
-    """Splits one choice's text into content, reasoning and tool calls, as it streams."""
-
-    def feed(self, text: str) -> OutputDelta:
-        """Take the next piece of text and return what became certain."""
-
-    def finish(self) -> OutputDelta:
-        """Return what was held back; the reply has ended."""
-
-
 @hookspec(firstresult=True)
 def make_constraint(
     request: GenerationRequest, text: TextCodec, vocab_size: int
@@ -70,14 +43,30 @@ def make_constraint(
 
 
 @hookspec(firstresult=True)
+def describe_markup(text: TextCodec, template: str) -> Markup | None:
+    """Say how the model marks its thinking and its tool calls.
+
+    **Ask.** The first plugin to answer is heard: ``text.markup`` is its answer from then on. Return
+    ``None`` to pass: it stays what the model library found, which is what ``text.markup`` says now.
+    ``template`` is the source of the chat template; empty if there is none.
+
+    Called once, when the model is loaded, on the engine thread of every rank.
+
+    Raises:
+        SettingError: A format that the user named does not exist.
+    """
+
+
+@hookspec(firstresult=True)
 def make_output_parser(
-    text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+    text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool, forced: bool
 ) -> OutputParser | None:
     """Make the parser of one choice's text.
 
     **Ask.** The first plugin to answer is heard; return ``None`` to pass: all text is content.
 
-    ``reasoning`` says that the reply begins within the model's thinking, which the prompt opened.
+    ``reasoning`` says that the reply begins within the model's thinking, which the prompt opened;
+    ``forced`` that a constraint makes it a call: what the reply's end leaves of one is no content.
 
     Called once per choice of a chat request, on the event loop.
     """

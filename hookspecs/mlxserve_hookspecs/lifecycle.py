@@ -1,5 +1,7 @@
 """Hooks that tell what happens, from before the start to after the end."""
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 from mlxserve_hookspecs.engine import EngineStatus, ModelCard, TextCodec
@@ -62,11 +64,27 @@ def request_received(request: GenerationRequest) -> None:
 
 
 @hookspec
-def request_refused(status: int, code: str) -> None:
+def request_refused(status: int, code: str, field: str) -> None:
     """Learn that a request was refused before it ran.
 
-    Told once for each refusal: of a plugin (``authenticate``, ``admit``) or of the engine, which
-    may be loading, draining, stopped or full.
+    Told once for each refusal, whoever made it: the HTTP layer (404, 405, 413), an API surface
+    that cannot read the request or do what it asks (400), a plugin (``authenticate``, ``admit``),
+    or the engine, which may be loading, draining, stopped or full.
+
+    ``code`` is a short word for the reason. ``field`` is the field at fault, without indexes and
+    without what the client made up (``messages[].content``, ``other``); empty if none is.
+
+    **Tell.** Called on the event loop: must not block.
+    """
+
+
+@hookspec
+def request_adjusted(surface: str, field: str, how: str) -> None:
+    """Learn that a request is served otherwise than its words say.
+
+    Told once for each such field of each request that an API surface (``chat``, ``completions``,
+    ...) takes. ``field`` is one that the surface knows, or ``unknown``. ``how`` says what was done:
+    ``ignored``, ``clamped``, ``read as off``, ``read as another``.
 
     **Tell.** Called on the event loop: must not block.
     """
@@ -93,4 +111,14 @@ def iteration_finished(iteration: Iteration) -> None:
     """Learn what one iteration did.
 
     **Tell.** Called on the engine thread after each iteration that did something.
+    """
+
+
+@hookspec
+def running_totals() -> Mapping[str, float] | None:
+    """Say what a plugin has counted since its start, by name: metrics show it.
+
+    **Gather.** Every plugin is asked; ``None`` if it counts nothing. Totals only grow.
+
+    Called whenever somebody looks, on any thread: must not block.
     """

@@ -17,6 +17,7 @@ class Option:
     env: tuple[str, ...] = ()
     secret: bool = False
     switches: Mapping[Any, Sequence[str]] = {}
+    common: bool = False
 
 
 def option(
@@ -28,6 +29,7 @@ def option(
     check: Any = None,
     secret: bool = False,
     switches: Mapping[Any, Sequence[str]] | None = None,
+    common: bool = False,
 ) -> Any:
     """Return an attrs field that a user can set; its annotation is its type.
 
@@ -41,9 +43,10 @@ def option(
         secret: Mask the value wherever it is printed.
         switches: For a value of this option, plugins to turn on and off, in the words of
             ``--plugins``: ``{"ngram": ["ngram"], "none": ["no:ngram"]}``.
+        common: Most people set it: ``--help`` shows it, where ``--help-all`` shows every option.
     """
     names = (env,) if isinstance(env, str) else tuple(env)
-    about_it = Option(about, flag, names, secret, switches or {})
+    about_it = Option(about, flag, names, secret, switches or {}, common)
     return field(
         default=default, validator=check, metadata={METADATA_KEY: about_it}, repr=not secret
     )

@@ -63,6 +63,9 @@ class StopConditions:
         max_tokens: At most this many tokens are generated.
         min_tokens: End-of-sequence tokens are masked before this many.
         strings: The reply ends before the first occurrence of any of these in its text.
+        skip: Pairs of markers between which no ``strings`` are looked for: a model's thinking, its
+            calls. An empty second one stands for the end of the reply.
+        within_skip: Whether the reply begins between the first pair.
         token_ids: The reply ends with any of these, besides the model's own end of sequence.
         ignore_eos: Go on past the model's end of sequence.
     """
@@ -70,6 +73,8 @@ class StopConditions:
     max_tokens: int = field(validator=and_(ge(0), le(INT32_MAX)))
     min_tokens: int = field(default=0, validator=and_(ge(0), le(INT32_MAX)))
     strings: tuple[str, ...] = ()
+    skip: tuple[tuple[str, str], ...] = ()
+    within_skip: bool = False
     token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
 
@@ -95,6 +100,8 @@ class GenerationRequest:
         request_timeout: Seconds from arrival to the last token; ``None`` is unlimited.
         first_token_timeout: Seconds from arrival to the first token; ``None`` is unlimited.
         skip_special_tokens: Leave special tokens out of the text.
+        continues: Whether the text goes on with the prompt's, so that it begins as the tokenizer
+            would decode it there (a SentencePiece tokenizer's leading space); else it stands alone.
     """
 
     id: str
@@ -112,3 +119,4 @@ class GenerationRequest:
     request_timeout: float | None = None
     first_token_timeout: float | None = None
     skip_special_tokens: bool = True
+    continues: bool = False

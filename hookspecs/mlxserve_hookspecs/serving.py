@@ -1,20 +1,25 @@
 """Hooks that put the engine on the network."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
 from mlxserve_hookspecs.admission import Admission
-from mlxserve_hookspecs.engine import EngineClient, TextCodec
-from mlxserve_hookspecs.generation import OutputParser
+from mlxserve_hookspecs.engine import EngineClient
 from mlxserve_hookspecs.markers import hookspec
+from mlxserve_hookspecs.markup import OutputParser
 
 Route: TypeAlias = Any
 """Anything that Litestar takes as a route handler: a handler, a controller or a router."""
 
 AppConfig: TypeAlias = Any
 """A ``litestar.config.app.AppConfig``."""
+
+
+REPLY_HEADERS: Final = "reply_headers"
+"""Where a request's ``state`` has a dictionary of headers, empty at first, that its reply is sent
+with, whatever sends it. A route adds to it before the reply begins."""
 
 
 @frozen(kw_only=True)
@@ -30,9 +35,12 @@ class Services:
         clear_cache: Forgets cached blocks in every tier; returns how many, by tier.
         cache_stats: Each tier's figures, by tier.
         make_parser: Asks the plugins for the parser of one choice's text, as
-            ``make_output_parser`` says; ``None``: all text is content.
+            ``make_output_parser`` says, whose arguments it takes in order (``forced`` is false
+            where it is left out); ``None``: all text is content.
         hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
             hook; any thread.
+        tell_adjusted: Tells the plugins of ``request_adjusted``, with its surface, field and how.
+        running_totals: What the plugins have counted, by name, as ``running_totals`` says.
     """
 
     engine: EngineClient
@@ -41,10 +49,10 @@ class Services:
     plugins: Sequence[str]
     clear_cache: Callable[[], "dict[str, int]"]
     cache_stats: Callable[[], "dict[str, dict[str, float]]"]
-    make_parser: Callable[
-        [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
-    ]
+    make_parser: Callable[..., OutputParser | None]
     hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
+    tell_adjusted: Callable[[str, str, str], None] = lambda _surface, _field, _how: None
+    running_totals: Callable[[], Mapping[str, float]] = dict
 
 
 @hookspec

@@ -95,9 +95,21 @@ class Health:
         """Answer with the three probes."""
         threshold = float(setting(services, "admission", "memory_pressure_threshold", THRESHOLD))
         return [
-            _probe("/health", lambda: self.health(services.engine.status, threshold)),
-            _probe("/livez", lambda: self.livez(services.engine.status)),
-            _probe("/readyz", lambda: self.readyz(services.engine.status)),
+            _probe(
+                "/health",
+                "Say how loaded the server is.",
+                lambda: self.health(services.engine.status, threshold),
+            ),
+            _probe(
+                "/livez",
+                "Say whether the process is worth keeping.",
+                lambda: self.livez(services.engine.status),
+            ),
+            _probe(
+                "/readyz",
+                "Say whether requests are to be sent here.",
+                lambda: self.readyz(services.engine.status),
+            ),
         ]
 
     def health(self, status: EngineStatus, threshold: float) -> Answer:
@@ -174,10 +186,10 @@ def _answer(good: str, bad: str, reasons: list[str]) -> Answer:
     return UNAVAILABLE if reasons else OK, body
 
 
-def _probe(path: str, answer: Callable[[], Answer]) -> Route:
+def _probe(path: str, about: str, answer: Callable[[], Answer]) -> Route:
     from litestar import Response, get  # noqa: PLC0415 - heavy
 
-    @get(path, tags=["Health"], operation_id=path.strip("/"))
+    @get(path, tags=["Health"], operation_id=path.strip("/"), description=about)
     async def probe() -> Response[dict[str, Any]]:
         status, body = answer()
         return Response(body, status_code=status, headers=HEADERS)

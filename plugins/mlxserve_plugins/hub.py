@@ -27,7 +27,7 @@ class Hub:
     @hookimpl
     def resolve_model(self, reference: str, progress: Progress) -> ModelSource | None:
         """Check the folder, or download what is missing of the repository."""
-        if reference.startswith("pypi:") or reference.endswith(".gguf"):
+        if reference.startswith("pypi:") or reference.lower().endswith(".gguf"):
             return None
         path = Path(reference).expanduser()
         if path.is_dir():
@@ -103,7 +103,8 @@ def _snapshot(repository: str, progress: Progress) -> Path:
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ModelError(
-            f"--model {repository}: no such folder, and the hub cannot be reached to download it"
+            f"--model {repository}: no such folder, and the hub cannot be reached to download it; "
+            "mlxserve run --preset demo serves a small model without the hub"
         ) from error
     # Its errors derive from those of its HTTP library, which are OSErrors in part only.
     except Exception as error:
@@ -169,7 +170,7 @@ def _expected_size(path: Path, size: int) -> int:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} has no {path.name}: this is no model folder") from None
     except (OSError, ValueError) as error:

@@ -31,7 +31,7 @@ class KvQuantOptions:
     """Quantized KV; 8 bits in groups of 64 are 8.5 bits a value, with 16-bit scales and biases."""
 
     bits: Literal[2, 3, 4, 5, 6, 8, 16] = option(
-        8, "KV cache quantization (8 = INT8, 16 = off)", flag="--kv-bits"
+        8, "KV cache quantization (8 = INT8, 16 = off)", flag="--kv-bits", common=True
     )
     group_size: Literal[32, 64, 128] = option(
         64, "elements per quantization scale", flag="--kv-group-size", check=in_((32, 64, 128))

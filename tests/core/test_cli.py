@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ HEAVY = {"mlx", "mlx_lm", "litestar", "uvicorn", "transformers", "numpy", "opena
 class BenchOptions:
     """Measure."""
 
-    rounds: int = option(3, "how often")
+    rounds: int = option(3, "how often", common=True)
     key: str = option("", "a secret", flag="--api-key", secret=True)
 
 
@@ -70,11 +71,19 @@ class Plain:
 
 
 @pytest.fixture
-def call(world: "World", capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def call(
+    world: "World", capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
     """Return a function that calls the program in a world with three plugins."""
     world.add("mlxserve", {"bench": Bench, "plain": Plain, "crashes": Crashes})
     world.add("broken-dist", {"broken": "a_module_that_is_missing:It"})
     world.add("sets", {"default": ("bench",)}, group="mlxserve.sets")
+    presets = tmp_path / "few_presets"
+    presets.mkdir()
+    (presets / "__init__.py").touch()
+    (presets / "small.toml").touch()
+    world.monkeypatch.syspath_prepend(tmp_path)
+    world.add("presets", {"few": "few_presets"}, group="mlxserve.presets")
     world.monkeypatch.setattr("mlxserve.cli.program.entry_points", lambda: world.points)
 
     def program(*words: str) -> tuple[int, str, str]:
@@ -111,6 +120,15 @@ def test_help_of_a_plugins_command_lists_its_arguments(call: Call) -> None:
         (["bench", "chat", "--concurency", "1"], "unrecognized arguments: --concurency 1"),
         (["bnch"], "unknown command 'bnch'; did you mean bench?"),
         (["zzz"], "unknown command 'zzz'; known: bench, config, plugins, run"),
+        (["serve"], "unknown command 'serve'; did you mean mlxserve run?"),
+        (["help"], "unknown command 'help'; did you mean mlxserve --help?"),
+        (["run", "small"], "unexpected argument 'small'; did you mean --preset small?"),
+        (["run", "smal"], "unexpected argument 'smal'; did you mean --preset small?"),
+        (["run", "org/name"], "unexpected argument 'org/name'; did you mean --model org/name?"),
+        (["run", "zzz"], "unexpected argument 'zzz'"),
+        (["--hlep"], "unknown flag --hlep; did you mean --help or --help-all?"),
+        (["run", "--hlep"], "unknown flag --hlep; did you mean --help or --help-all?"),
+        (["run", "-p", "1"], "unknown flag -p; did you mean --port?"),
         (["config", "--prot", "1"], "unknown flag --prot; did you mean --port"),
         (["config", "--preset", "none-such"], "no preset or file named 'none-such'"),
         (["config", "--plugins", "broken"], "plugin 'broken' of broken-dist cannot be imported"),
@@ -190,10 +208,46 @@ def test_variables_that_set_nothing_are_pointed_at(
     assert "belongs to plugin 'bench'" in call("config", "--plugins", "no:bench")[2]
 
 
-def test_help_marks_plugins_that_do_not_run(call: Call) -> None:
-    _, out, _ = call("run", "--help")
+def test_help_is_short_and_names_the_groups_of_the_rest(call: Call) -> None:
+    status, out, _ = call("run", "--help")
+    flags, groups = out.split("groups of flags (mlxserve run --help-all lists every flag):")
+    assert status == 0
+    assert "--bench-rounds N" in flags
+    assert "--port N" in flags
+    assert "--api-key" not in flags
+    assert "--max-queue-size" not in flags
+    assert [line.split()[0] for line in groups.strip().splitlines()] == [
+        "model",
+        "server",
+        "engine",
+        "generation",
+        "logging",
+        "distributed",
+        "bench",
+    ]
+    assert "Presets: small." in flags
+    assert len(out.splitlines()) < 80
+
+
+def test_help_of_everything_is_whole(call: Call) -> None:
+    status, out, _ = call("run", "--help-all")
+    assert status == 0
     assert "\nbench:\n" in out
-    _, out, _ = call("run", "--help", "--plugins", "no:bench")
+    assert "--api-key" in out
+    assert "--max-queue-size" in out
+    assert "groups of flags" not in out
+
+
+@pytest.mark.parametrize("words", [["--version"], ["run", "--version"], ["config", "--version"]])
+def test_version_is_told_wherever_it_is_asked(call: Call, words: list[str]) -> None:
+    assert call(*words)[:2] == (0, f"mlxserve {version('mlxserve')}\n")
+
+
+def test_help_marks_plugins_that_do_not_run(call: Call) -> None:
+    _, out, _ = call("run", "--help-all")
+    assert "\nbench:\n" in out
+    assert "bench (not active)" in call("run", "--help", "--plugins", "no:bench")[1]
+    _, out, _ = call("run", "--help-all", "--plugins", "no:bench")
     assert "\nbench (not active):\n" in out
     assert "--api-key" in out
 

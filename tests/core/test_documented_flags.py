@@ -132,10 +132,10 @@ def kind_of(setting: Setting) -> str:
 
 @pytest.fixture(scope="module")
 def help_by_flag() -> Mapping[str, str]:
-    """Return what ``mlxserve run --help`` says of each flag."""
+    """Return what ``mlxserve run --help-all`` says of each flag."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "1000")
-        text = command_help("run", (), {}, INSTALLED)
+        text = command_help("run", ("--help-all",), {}, INSTALLED)
     found = {}
     for entry in re.split(r"\n(?=  --|\S)", text):
         head = re.match(r"  (--[a-z-]+)(?:, (--[a-z-]+))?", entry)

@@ -128,7 +128,7 @@ def test_everybody_hears_an_event_whatever_others_do(order: list[str]) -> None:
     plugins: dict[str, object] = {"bad": Raises(KeyError("x")), "good": good}
     manager = register({name: plugins[name] for name in order}, {"bad": "mlxserve-bad"})
     with capture_logs() as logs:
-        tell(manager, request_refused)(status=429, code="full")
+        tell(manager, request_refused)(status=429, code="full", field="")
     assert good.heard == ["full"]
     assert [(log["event"], log["hook"], log["culprit"]) for log in logs] == [
         ("plugin failed", "request_refused", "plugin 'bad' (mlxserve-bad)")
@@ -155,7 +155,7 @@ def test_what_plugins_raise_is_counted_by_plugin_and_hook_in_all_three_kinds() -
     with pytest.raises(PluginCrashError):
         gather(manager, routes)(services=cast(Services, None))
     with capture_logs():
-        tell(manager, request_refused)(status=429, code="full")
+        tell(manager, request_refused)(status=429, code="full", field="")
     assert failures(manager) == {
         ("bad", "authenticate"): 2,
         ("bad", "routes"): 1,

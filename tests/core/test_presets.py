@@ -36,7 +36,7 @@ def package(world: "World", name: str, **presets: str) -> str:
 
 
 def test_built_in_presets_are_there() -> None:
-    assert {"demo", "laptop", "studio", "cluster", "ci"} <= BUILT_IN.keys()
+    assert {"agent", "demo", "laptop", "studio", "cluster", "ci"} <= BUILT_IN.keys()
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -98,7 +98,7 @@ def test_path_is_read_as_it_is(toml: Callable[[str], str]) -> None:
     ("reference", "message"),
     [
         ("dmo", r"no preset or file named 'dmo' \(set by --preset\); did you mean demo\?"),
-        ("zzz", r"known presets: ci, cluster, demo, laptop, studio"),
+        ("zzz", r"known presets: agent, ci, cluster, demo, laptop, studio"),
         ("missing.toml", r"cannot read missing.toml: No such file or directory \(set by --preset"),
         ("/", r"cannot read /: Is a directory"),
     ],
@@ -107,6 +107,14 @@ def test_path_is_read_as_it_is(toml: Callable[[str], str]) -> None:
 def test_missing_preset_is_one_line(reference: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         read_settings(reference, PRESET, "--preset", POINTS.select(group=PRESETS_GROUP))
+
+
+def test_case_of_a_file_s_name_and_a_byte_order_mark_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "MINE.TOML").write_text("\ufeff[server]\nport = 1", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert read_settings("MINE.TOML", FILE, "--config", ()).tables == {"server": {"port": 1}}
 
 
 def test_broken_toml_names_file_and_line(toml: Callable[[str], str]) -> None:

@@ -7,14 +7,14 @@ import mlx.core as mx
 from attrs import define, field
 from mlx_lm.generate import generate_step
 
-from mlxserve.engine.build import codec_maker, make_speculator, pool_limits
-from mlxserve.cache.build import make_cache
 from mlxserve.batch.decoder import Decoder
-from mlxserve.engine.engine import Engine
-from mlxserve.inbox import Cancel, Inbox, Submit
-from mlxserve.batch.prefill import Prefiller
-from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.batch.plan import plan_kv
+from mlxserve.batch.prefill import Prefiller
+from mlxserve.cache.build import make_cache
+from mlxserve.engine.build import codec_maker, make_speculator, pool_limits
+from mlxserve.engine.engine import Engine
+from mlxserve.engine.scheduler import Capacity, Scheduler
+from mlxserve.inbox import Cancel, Inbox, Submit
 from mlxserve.loading import register
 from mlxserve_hookspecs import (
     GenerationEvent,
@@ -146,9 +146,7 @@ def bench(
     limits = capacity(**changes)
     plan = plan_kv(model, codec_maker(manager), pool_limits(limits), compiled=compiled)
     inbox, replies = Inbox(), Replies()
-    cache = make_cache(
-        manager, plan, identity, limits.block_size, limits.blocks, wake=inbox.wake
-    )
+    cache = make_cache(manager, plan, identity, limits.block_size, limits.blocks, wake=inbox.wake)
     engine = Engine(
         plugins=manager,
         inbox=inbox,

@@ -7,8 +7,8 @@ import pytest
 from attrs import evolve
 
 from mlxserve.engine.client import Client, Loaded
-from mlxserve.inbox import Inbox, Submit
 from mlxserve.engine.refusals import SHUTTING_DOWN
+from mlxserve.inbox import Inbox, Submit
 from mlxserve_hookspecs import (
     EngineStatus,
     GenerationRequest,

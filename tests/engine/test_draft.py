@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from mlxserve.engine.build import pool_limits
-from mlxserve.engine.hosted import Hosted
 from mlxserve.batch.plan import plan_kv
 from mlxserve.batch.runner import Runner
+from mlxserve.engine.build import pool_limits
+from mlxserve.engine.hosted import Hosted
 from mlxserve_hookspecs import ModelError
 from mlxserve_plugins.draft import DraftModel, DraftOptions
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 from mlxserve_plugins.prefix_cache import PrefixCache
 
-from .harness import bench, Bench, capacity, Letters, plain, prompt, request
+from .harness import Bench, Letters, bench, capacity, plain, prompt, request
 from .speculating import always
 from .tiny import VOCAB, tiny_model
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlxserve.inbox import Drain, Submit
 from mlxserve.batch.runner import Runner
+from mlxserve.inbox import Drain, Submit
 from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,
@@ -74,7 +74,9 @@ def test_a_client_that_leaves_during_prefill_costs_no_further_chunk() -> None:
     ("field", "code"),
     [("request_timeout", "request_timeout"), ("first_token_timeout", "first_token_timeout")],
 )
-def test_a_request_that_runs_out_of_time_ends_with_an_error(field: str, code: str) -> None:
+def test_a_request_that_runs_out_of_time_before_its_first_token_ends_with_an_error(
+    field: str, code: str
+) -> None:
     it = bench(model(), chunk_alone=1)
     late = request("late", prompt(50), 1000, **{field: 0.5})
     it.inbox.put(Submit(late, time.monotonic() - 1.0, 0))
@@ -83,6 +85,21 @@ def test_a_request_that_runs_out_of_time_ends_with_an_error(field: str, code: st
     end = it.replies.finish("late")
     assert (end.reason, end.error.status, end.error.code) == ("timeout", 504, code)
     others_are_well(it, "20")
+
+
+def test_a_reply_that_runs_out_of_time_keeps_what_it_has() -> None:
+    it = bench(model())
+    late = request("late", prompt(20), 1000, request_timeout=5.0)
+    it.inbox.put(Submit(late, time.monotonic(), 0))
+    while not it.replies.tokens("late"):
+        it.engine.step()
+    it.engine.scheduler.all[0].arrived -= 10.0
+    it.run()
+    end = it.replies.finish("late")
+    assert (end.reason, end.error) == ("length", None)
+    tokens = it.replies.tokens("late")
+    assert end.usage.completion_tokens == len(tokens) > 0
+    assert tokens == plain(model(), prompt(20), len(tokens))
 
 
 def test_a_prompt_that_can_never_fit_is_refused_and_others_run() -> None:

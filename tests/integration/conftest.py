@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 LIMITS = (
     "--max-concurrent-requests", "64", "--max-queue-size", "128", "--max-batch-size", "16",
     "--max-prompt-tokens", "4096", "--max-request-bytes", "200000",
+    "--max-generation-tokens", "3000",
 )  # fmt: skip
 
 

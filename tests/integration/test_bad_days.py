@@ -120,7 +120,7 @@ def test_no_or_wrong_key(serve: Serve) -> None:
 
 
 def test_too_many_requests_and_queue_full(troubled: LiveServer, serve: Serve) -> None:
-    rejected = "mlxserve_requests_rejected_total{queue_full,429}"
+    rejected = "mlxserve_requests_rejected_total{,queue_full,429}"
     before = troubled.metrics().get(rejected, 0)
     with ThreadPoolExecutor(2) as pool, two_rows(troubled) as leave:
         waiting = [pool.submit(troubled.post, TEXT, **SHORT) for _ in range(2)]

@@ -1,5 +1,6 @@
 """What is wrong with a request is said in OpenAI's shape, and the server goes on."""
 
+import json
 import select
 import socket
 from collections.abc import Callable
@@ -19,7 +20,6 @@ HUGE = 10**30
 Case = tuple[str, dict[str, Any], int, str | None]
 CASES: dict[str, Case] = {
     "unknown model": (TEXT, {"prompt": "a", "model": "gpt-9"}, 404, "model"),
-    "unknown field": (TEXT, {"prompt": "a", "tempreature": 1}, 400, "tempreature"),
     "field that is not served": (TEXT, {"prompt": "a", "suffix": "b"}, 400, "suffix"),
     "no prompt": (TEXT, {}, 400, "prompt"),
     "empty prompt": (TEXT, {"prompt": ""}, 400, "prompt"),
@@ -36,24 +36,31 @@ CASES: dict[str, Case] = {
     ),
     "text for a number": (TEXT, {"prompt": "a", "max_tokens": "b"}, 400, "max_tokens"),
     "no tokens": (TEXT, {"prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
-    "negative tokens": (TEXT, {"prompt": "a", "max_tokens": -1}, 400, "max_tokens"),
-    "huge tokens": (TEXT, {"prompt": "a", "max_tokens": HUGE}, 400, "max_tokens"),
-    "more tokens than fit": (TEXT, {"prompt": "a", "max_tokens": 8192}, 400, None),
     "negative temperature": (TEXT, {"prompt": "a", "temperature": -1}, 400, "temperature"),
     "huge temperature": (TEXT, {"prompt": "a", "temperature": 1e300}, 400, "temperature"),
-    "top_p of nothing": (TEXT, {"prompt": "a", "top_p": 0}, 400, "top_p"),
-    "negative top_k": (TEXT, {"prompt": "a", "top_k": -1}, 400, "top_k"),
-    "huge seed": (TEXT, {"prompt": "a", "seed": HUGE}, 400, "seed"),
     "huge penalty": (TEXT, {"prompt": "a", "presence_penalty": 1e9}, 400, "presence_penalty"),
     "no choices": (TEXT, {"prompt": "a", "n": 0}, 400, "n"),
     "huge choices": (TEXT, {"prompt": "a", "n": 10**9}, 400, "n"),
     "huge bias": (TEXT, {"prompt": "a", "logit_bias": {"1": 1e9}}, 400, None),
     "bias of no token": (TEXT, {"prompt": "a", "logit_bias": {"99999": 1}}, 400, "logit_bias"),
-    "empty stop": (TEXT, {"prompt": "a", "stop": ""}, 400, "stop"),
     "too many stops": (TEXT, {"prompt": "a", "stop": ["x"] * 99}, 400, "stop"),
     "huge logprobs": (TEXT, {"prompt": "a", "logprobs": 21}, 400, "logprobs"),
     "large body": (TEXT, {"prompt": "a" * 300_000}, 413, None),
 }  # fmt: skip
+
+SERVED: dict[str, tuple[str, dict[str, Any]]] = {
+    "unknown field": (TEXT, {"prompt": "a", "tempreature": 1}),
+    "negative tokens": (TEXT, {"prompt": "a", "max_tokens": -1}),
+    "huge tokens": (TEXT, {"prompt": "a", "max_tokens": HUGE}),
+    "more tokens than fit": (CHAT, {"messages": HELLO, "max_tokens": 32_000}),
+    "top_p of nothing": (TEXT, {"prompt": "a", "top_p": 0}),
+    "negative top_k": (TEXT, {"prompt": "a", "top_k": -1}),
+    "huge seed": (TEXT, {"prompt": "a", "seed": HUGE}),
+    "empty stop": (TEXT, {"prompt": "a", "stop": ""}),
+    "fractions": (TEXT, {"prompt": "a", "max_tokens": 2.0, "top_k": 4.0, "seed": 1.0}),
+    "unknown key of a message": (CHAT, {"messages": [{**HELLO[0], "cache_control": {}}]}),
+    "content of null": (CHAT, {"messages": [{"role": "system", "content": None}, *HELLO]}),
+}
 
 RAW: dict[str, tuple[bytes, int]] = {
     "nothing": (b"", 400),
@@ -93,6 +100,39 @@ def test_wrong_types_unknown_model_and_impossible_parameters_are_named(
     error = shaped(answer)
     if param is not None:
         assert error["param"] == param
+
+
+@pytest.mark.parametrize(("path", "body"), SERVED.values(), ids=SERVED)
+def test_what_other_servers_take_is_served_and_counted(
+    tiny: LiveServer, path: str, body: dict[str, Any]
+) -> None:
+    answer = tiny.post(path, **body)
+    assert answer.status_code == 200, answer.text
+    (choice,) = answer.json()["choices"]
+    if body.get("max_tokens", 0) > 1000:
+        assert choice["finish_reason"] in ("length", "stop")
+        clamped = f"mlxserve_request_fields_adjusted_total{{{'max_tokens,clamped'}"
+        found = {name: count for name, count in tiny.metrics().items() if name.startswith(clamped)}
+        assert sum(found.values()) >= 1
+
+
+def test_a_refusal_is_one_line_and_one_count_without_a_word_of_the_request(
+    tiny: LiveServer,
+) -> None:
+    def counted() -> float:
+        return tiny.metrics().get("mlxserve_requests_rejected_total{min_p,invalid_value,400}", 0)
+
+    before = counted()
+    headers = {"X-Request-Id": "find-me"}
+    body = {"prompt": "hunter2", "min_p": 7}
+    answer = httpx.post(tiny.url + TEXT, json=body, headers=headers, timeout=30)
+    assert (answer.status_code, answer.headers["x-request-id"]) == (400, "find-me")
+    assert counted() == before + 1
+    (line,) = (line for line in tiny.said.splitlines() if "find-me" in line)
+    told = json.loads(line)
+    assert (told["event"], told["status"], told["field"]) == ("request refused", 400, "min_p")
+    assert (told["method"], told["path"], told["reason"]) == ("POST", TEXT, "invalid_value")
+    assert "hunter2" not in tiny.said
 
 
 @pytest.mark.parametrize(("body", "status"), RAW.values(), ids=RAW)

@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 
+from ..plugins.anthropic.test_fuzz import bodies_for
 from ..plugins.openai.test_fuzz import bodies, messages, prompts
+from ..plugins.responses.test_fuzz import bodies as responses
 from .live import LiveServer
 
 EXAMPLES = int(os.environ.get("MLXSERVE_TEST_EXAMPLES", "200"))
-PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/cache/clear")
+PATHS = (
+    "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
+    "/v1/responses", "/tokenize", "/detokenize", "/v1/cache/clear",
+)  # fmt: skip
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -27,10 +32,13 @@ fuzz = settings(
 
 def short(body: dict[str, Any]) -> bytes:
     """Return a body as bytes that asks for few tokens, if for any."""
-    return json.dumps(body | {"max_tokens": body.get("max_tokens", 4)}).encode()
+    most = "max_output_tokens" if "input" in body else "max_tokens"
+    return json.dumps(body | {most: body.get(most, 4)}).encode()
 
 
-sensible = st.one_of(bodies({"messages": messages}), bodies({"prompt": prompts})).map(short)
+sensible = st.one_of(
+    bodies({"messages": messages}), bodies({"prompt": prompts}), bodies_for("tiny"), responses
+).map(short)
 cuts = st.tuples(st.integers(0, 400), st.integers(0, 12), st.binary(max_size=6))
 damaged = st.builds(
     lambda body, cut: body[: cut[0]] + cut[2] + body[cut[0] + cut[1] :], sensible, cuts

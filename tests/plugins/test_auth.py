@@ -115,6 +115,32 @@ def test_the_right_key_gets_in_and_names_its_tenant(
     assert [request.tenant for request in stage.service.submitted] == ["alice"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-api-key": SECRET}, 200),
+        ({"x-api-key": SECRET, **bearer("made-up")}, 200),
+        ({"x-api-key": "made-up", **bearer(SECRET)}, 200),
+        ({"x-api-key": "made-up"}, 401),
+        ({"x-api-key": ""}, 401),
+        ({"x-api-key": f"Bearer {SECRET}"}, 401),
+    ],
+    ids=[
+        "alone",
+        "beside a wrong bearer",
+        "wrong beside a bearer",
+        "wrong",
+        "empty",
+        "with scheme",
+    ],
+)
+def test_a_key_may_come_as_x_api_key(
+    make_stage: MakeStage, headers: dict[str, str], status: int
+) -> None:
+    stage = make_stage(Auth(AuthOptions(api_key=SECRET)))
+    assert stage.http.post("/v1/generate", headers=headers).status_code == status
+
+
 def test_without_any_key_everybody_gets_in(make_stage: MakeStage) -> None:
     stage = make_stage(Auth())
     assert stage.http.post("/v1/generate").status_code == 200

@@ -23,6 +23,7 @@ from mlxserve_plugins.auth import Auth, AuthOptions
 from mlxserve_plugins.metrics import Metrics
 from mlxserve_plugins.metrics.collectors import Weighted, documented, totals
 from mlxserve_plugins.metrics.endpoint import TierReader
+from mlxserve_plugins.tools import Tools
 
 from .openai.fake_engine import FakeText
 from .scripted import CARD, IDLE, MakeStage, Stage, finish_of, request_of
@@ -182,8 +183,8 @@ def test_refusals_are_counted_by_reason_with_other_plugins(make_stage: MakeStage
     assert stage.http.post("/v1/generate", headers=key).status_code == 429
     found = scraped(stage)
     name = "mlxserve_requests_rejected_total"
-    assert found[of(name, status="401", reason="invalid_api_key")] == 1
-    assert found[of(name, status="429", reason="requests_per_minute")] == 1
+    assert found[of(name, status="401", reason="invalid_api_key", field="")] == 1
+    assert found[of(name, status="429", reason="requests_per_minute", field="")] == 1
     assert found[of("mlxserve_requests_received_total")] == 1
 
 
@@ -293,10 +294,12 @@ def test_a_scraper_gets_the_format_that_it_asks_for(make_stage: MakeStage) -> No
     tell(stage.plugins, lifecycle.first_token)(request=request_of(), seconds=0.1)
     plain = stage.http.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
+    assert plain.headers.get_list("content-type")[0].count("charset=") == 1
     assert of("mlxserve_num_preemptions_total") in flat(parse_text(plain.text))
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     opened = stage.http.get("/metrics", headers=accept)
     assert opened.headers["content-type"].startswith("application/openmetrics-text")
+    assert opened.headers["content-type"].count("charset=") == 1
     found = flat(parse_openmetrics(opened.text))  # type: ignore[no-untyped-call]
     assert found[of("mlxserve_num_preemptions_total")] == 2
     assert found[of("mlxserve_cache_tier", tier="ram", figure="held")] == 3
@@ -369,3 +372,30 @@ def test_plugins_that_fail_are_counted_by_plugin_and_hook(make_stage: MakeStage)
     assert found[of(name, plugin="plugin-1", hook="first_token")] == 3
     assert found[of(name, plugin="plugin-1", hook="admit")] == 1
     assert found[of("mlxserve_time_to_first_token_seconds_count")] == 3
+
+
+def test_fields_that_were_not_taken_by_their_word_are_counted(make_stage: MakeStage) -> None:
+    metrics = Metrics()
+    stage = make_stage(metrics)
+    for _ in range(2):
+        metrics.request_adjusted("chat", "max_tokens", "clamped")
+    name = "mlxserve_request_fields_adjusted_total"
+    assert scraped(stage)[of(name, surface="chat", field="max_tokens", how="clamped")] == 2
+
+
+def test_fields_at_fault_are_told_apart_as_long_as_they_are_few(make_stage: MakeStage) -> None:
+    metrics = Metrics()
+    stage = make_stage(metrics)
+    for at in range(300):
+        metrics.request_refused(400, "bad", f"field{at}")
+    metrics.request_refused(400, "bad", "field7")
+    found = scraped(stage)
+    name = "mlxserve_requests_rejected_total"
+    assert found[of(name, status="400", reason="bad", field="field7")] == 2
+    assert found[of(name, status="400", reason="bad", field="other")] == 44
+    assert len([sample for sample in found if sample[0] == name]) == 257
+
+
+def test_what_plugins_count_is_shown_among_the_totals(make_stage: MakeStage) -> None:
+    stage = make_stage(Metrics(), Tools())
+    assert scraped(stage)[of("mlxserve_broken_tool_calls_total")] == 0

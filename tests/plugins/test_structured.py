@@ -312,7 +312,7 @@ def test_without_the_library_it_says_so_once_and_answers_nothing() -> None:
     with capture_logs() as lines:
         plugin.preparing()
     (line,) = lines
-    assert "mlxserve[structured]" in line["install"]
+    assert "llguidance" in line["install"]
     assert plugin.make_constraint(asked(FORM), FakeText(), WIDTH) is None
 
 

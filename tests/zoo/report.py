@@ -26,7 +26,6 @@ from mlxserve.loading import register
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 
 from ..engine.harness import capacity
-
 from .checks import CHECKS
 from .configurations import CONFIGURATIONS, UNBUILT, tiny
 

@@ -246,8 +246,14 @@ def sequences_of(
             key=base_key(seed, choice),
             max_tokens=max_tokens,
             eos=eos,
-            detokenizer=Detokenizer(text, skip_special_tokens=request.skip_special_tokens),
-            stops=StopMatcher(request.stop.strings),
+            detokenizer=Detokenizer(
+                text,
+                skip_special_tokens=request.skip_special_tokens,
+                after=request.prompt if request.continues else (),
+            ),
+            stops=StopMatcher(
+                request.stop.strings, request.stop.skip, within=request.stop.within_skip
+            ),
             tokens=list(request.prompt),
         )
         for choice, uid in enumerate(uids)

@@ -1,15 +1,25 @@
 """Read flags with argparse, and let nothing of it decide: values stay as they were typed."""
 
-from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    BooleanOptionalAction,
+    HelpFormatter,
+    Namespace,
+)
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from mlxserve.settings import Section, Setting
-from mlxserve.values import choices, is_switch
+from mlxserve.values import choices, is_switch, members
 from mlxserve_hookspecs import SettingError
 
 FLAG_KEY: Final = "flag:"
 """Leads the names of options in a namespace, apart from a command's own arguments."""
+
+METAVARS: Final = {int: "N", float: "X", Path: "PATH"}
 
 SELECTORS: Final = {
     "plugins": "add to the default set, or take out: a,b,no:c; first named, first asked",
@@ -18,11 +28,18 @@ SELECTORS: Final = {
 }
 
 
+class _Formatter(HelpFormatter):
+    """Leaves room for the longest flags beside their help."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+
 class Parser(ArgumentParser):
     """An ``ArgumentParser`` that raises instead of leaving, and takes no abbreviation."""
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
-        super().__init__(prog, allow_abbrev=False, **kwargs)
+        super().__init__(prog, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``SettingError``: it becomes one line and exit status 2, like any other."""
@@ -32,13 +49,13 @@ class Parser(ArgumentParser):
 def add_selectors(parser: ArgumentParser) -> None:
     """Add the flags that say which plugins and files there are."""
     group = parser.add_argument_group("settings", "which plugins run, and where settings are")
-    for name, about in SELECTORS.items():
+    for name, what in SELECTORS.items():
         group.add_argument(
             f"--{name}",
             dest=FLAG_KEY + name,
             metavar=name.upper(),
             action="append" if name == "plugins" else "store",
-            help=f"{about} (${selector_variable(name)})",
+            help=f"{what} (${selector_variable(name)})",
             default=SUPPRESS,
         )
 
@@ -50,10 +67,19 @@ def selector_variable(name: str) -> str:
 
 def add_section(parser: ArgumentParser, section: Section, note: str = "") -> None:
     """Add one flag per option, grouped under the section's name."""
-    about = (section.options.__doc__ or "").strip().partition("\n")[0]
-    group = parser.add_argument_group(f"{section.name}{note}", about)
+    group = parser.add_argument_group(f"{section.name}{note}", about(section))
     for setting in section.settings.values():
-        group.add_argument(setting.flag, **_argument(setting))
+        add_setting(group.add_argument, setting)
+
+
+def about(section: Section) -> str:
+    """Return the line that stands above the section's flags."""
+    return (section.options.__doc__ or "").strip().partition("\n")[0]
+
+
+def add_setting(add: Callable[..., object], setting: Setting, *, brief: bool = False) -> None:
+    """Add the flag of one option by ``add_argument``; ``brief`` leaves its variable out."""
+    add(setting.flag, **_argument(setting, brief=brief))
 
 
 def parse_flags(
@@ -86,13 +112,14 @@ def _by_flag(namespace: Namespace) -> dict[str, Any]:
     }
 
 
-def _argument(setting: Setting) -> Mapping[str, Any]:
+def _argument(setting: Setting, *, brief: bool = False) -> Mapping[str, Any]:
     action: type[Action] | None = BooleanOptionalAction if is_switch(setting.field.type) else None
     metavar = None if action else _metavar(setting)
-    about = f"{setting.option.help} (default: {_shown(setting)}; ${setting.variables[0]})"
+    variable = "" if brief else f"; ${setting.variables[0]}"
+    line = f"{setting.option.help} (default: {_shown(setting)}{variable})"
     return {
         "dest": FLAG_KEY + setting.flag[2:],
-        "help": about.replace("%", "%%"),
+        "help": line.replace("%", "%%"),
         "default": SUPPRESS,
         **({"action": action} if action else {"metavar": metavar}),
     }
@@ -100,7 +127,11 @@ def _argument(setting: Setting) -> Mapping[str, Any]:
 
 def _metavar(setting: Setting) -> str:
     allowed = choices(setting.field.type)
-    return f"{{{','.join(map(str, allowed))}}}" if allowed else setting.name.upper()
+    kinds = members(setting.field.type)
+    words = [word for kind, word in METAVARS.items() if kind in kinds]
+    if allowed:
+        return f"{{{','.join([*map(str, allowed), *words])}}}"
+    return words[0] if words else setting.name.upper()
 
 
 def _shown(setting: Setting) -> str:

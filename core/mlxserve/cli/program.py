@@ -10,6 +10,7 @@ from typing import Final, cast
 from attrs import field, frozen
 
 from mlxserve.cli.help import BUILT_IN, HELP_FLAGS, command_help, overview
+from mlxserve.cli.host import Host
 from mlxserve.cli.parser import Parser
 from mlxserve.cli.resolution import resolve
 from mlxserve.cli.selection import Selection, select
@@ -25,6 +26,15 @@ from mlxserve_hookspecs.commands import commands
 MISTAKE: Final = 2
 INTERRUPTED: Final = 130
 JSON: Final = "--json"
+VERSION: Final = "--version"
+ELSEWHERE: Final = {
+    **dict.fromkeys(("serve", "server", "start", "up", "launch", "chat", "generate"), "run"),
+    "list": "plugins",
+    "plugin": "plugins",
+    "settings": "config",
+    "help": "--help",
+}
+"""What other programs call our commands."""
 NO_BACKEND: Final = (
     "mlx is installed without a backend; "
     "install one with pip install 'mlxserve[cpu]' or pip install 'mlxserve[cuda]'"
@@ -69,14 +79,15 @@ class Cli:
         if not self.argv or self.argv[0] in HELP_FLAGS:
             print(overview(self._added_by_default()))
             return 0 if self.argv else MISTAKE
-        if self.argv[0] == "--version":
-            print(f"{PROJECT} {version(PROJECT)}")
-            return 0
+        if self.argv[0] == VERSION:
+            return self._version()
         name, words = self.argv[0], self.argv[1:]
         if name.startswith("-"):
             name, words = "run", self.argv
         if name not in BUILT_IN:
             return self._added(name, words)
+        if VERSION in words:
+            return self._version()
         if HELP_FLAGS & set(words):
             print(command_help(name, words, self.variables, self.installed))
             return 0
@@ -85,6 +96,10 @@ class Cli:
     @property
     def _built_in(self) -> Mapping[str, Callable[[tuple[str, ...]], int]]:
         return {"run": self._serve, "plugins": self._plugins, "config": self._config}
+
+    def _version(self) -> int:
+        print(f"{PROJECT} {version(PROJECT)}")
+        return 0
 
     def _serve(self, words: tuple[str, ...]) -> int:
         resolved = self._resolved(words)
@@ -110,13 +125,13 @@ class Cli:
         resolved, selection = resolve(
             asked, self.variables, self.installed, argv=self.argv, lenient=True
         )
-        command, parser = _command(name, resolved)
+        command, parser = self._command(name, resolved)
         own = frozenset(_flags(parser))
         if own & {flag for section in selection.active for flag in section.flags}:
             resolved, selection = resolve(
                 asked, self.variables, self.installed, argv=self.argv, lenient=True, without=own
             )
-            command, parser = _command(name, resolved)
+            command, parser = self._command(name, resolved)
         if HELP_FLAGS & set(words):
             print(parser.format_help().rstrip())
             return 0
@@ -137,25 +152,31 @@ class Cli:
             resolved, _ = resolve((), self.variables, self.installed)
         except MlxserveError:  # told when a command is run; help must not depend on it
             return ()
-        return _commands(resolved)
+        return self._commands(resolved)
+
+    def _commands(self, resolved: Resolved) -> list[Command]:
+        host = Host(self.installed, self.variables)
+        several = gather(resolved.plugins, commands)(host=host)
+        return [command for added in several for command in added]
+
+    def _command(self, name: str, resolved: Resolved) -> tuple[Command, Parser]:
+        found = {command.name: command for command in self._commands(resolved)}
+        if name not in found:
+            raise SettingError(f"unknown command {name!r}{_likely(name, [*BUILT_IN, *found])}")
+        parser = Parser(
+            f"mlxserve {name}",
+            description=found[name].help,
+            epilog="The flags of mlxserve run choose plugins and set their options here too.",
+            add_help=False,
+        )
+        found[name].add_arguments(parser)
+        return found[name], parser
 
 
-def _commands(resolved: Resolved) -> list[Command]:
-    return [command for added in gather(resolved.plugins, commands)() for command in added]
-
-
-def _command(name: str, resolved: Resolved) -> tuple[Command, Parser]:
-    found = {command.name: command for command in _commands(resolved)}
-    if name not in found:
-        raise SettingError(f"unknown command {name!r}{near(name, [*BUILT_IN, *found], 'known')}")
-    parser = Parser(
-        f"mlxserve {name}",
-        description=found[name].help,
-        epilog="The flags of mlxserve run choose plugins and set their options here too.",
-        add_help=False,
-    )
-    found[name].add_arguments(parser)
-    return found[name], parser
+def _likely(name: str, known: Sequence[str]) -> str:
+    if name in ELSEWHERE:
+        return f"; did you mean {PROJECT} {ELSEWHERE[name]}?"
+    return near(name, known, "known")
 
 
 def _flags(parser: Parser) -> list[str]:

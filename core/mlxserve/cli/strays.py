@@ -1,16 +1,21 @@
 """Refuse what a user typed and nobody will read: flags, tables, variables of nobody."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from mlxserve.cli.parser import SELECTORS, selector_variable
 from mlxserve.cli.selection import CORE, Selection
 from mlxserve.loading import Installed, is_builtin
+from mlxserve.presets import known_presets
 from mlxserve.settings import Section, Setting, SettingsFile, near, options_class
 from mlxserve_hookspecs import PluginError, SettingError
 
 PREFIX: Final = "MLXSERVE_"
 PLUGINS_KEY: Final = "plugins"
+HELP: Final = ("--help", "--help-all", "--version")
+SHORT: Final = {"-m": "--model", "-p": "--port", "-c": "--config", "-v": "--log-level debug"}
+"""What short forms mean in other programs; here every flag has one name."""
 
 
 def refuse_strays(selection: Selection, installed: Installed, *, lenient: bool = False) -> None:
@@ -82,12 +87,23 @@ def _refuse_flags_of_plugins_turned_off(selection: Selection) -> None:
 def _stray_word(word: str, selection: Selection, installed: Installed) -> str:
     flag = word.partition("=")[0]
     if not flag.startswith("-"):
-        return f"unexpected argument {word!r}"
+        return f"unexpected argument {word!r}{_meant(word, installed)}"
+    if flag in SHORT:
+        return f"unknown flag {flag}; did you mean {SHORT[flag]}?"
     idle = _flags(inactive_sections(selection, installed))
     if flag in idle:
         return f"{flag} {_belongs(idle[flag].section)}"
-    known = {*_flags(selection.active), *idle, *(f"--{name}" for name in SELECTORS)}
+    known = {*_flags(selection.active), *idle, *(f"--{name}" for name in SELECTORS), *HELP}
     return f"unknown flag {flag}{near(flag, known)}"
+
+
+def _meant(word: str, installed: Installed) -> str:
+    """Return what a word without a flag may have been meant for."""
+    if word in known_presets(installed.presets):
+        return f"; did you mean --preset {word}?"
+    if "/" in word or ":" in word or Path(word).exists():
+        return f"; did you mean --model {word}?"
+    return near(word, known_presets(installed.presets)).replace("mean ", "mean --preset ")
 
 
 def _belongs(plugin: str) -> str:

@@ -20,16 +20,15 @@ from mlxserve.engine.pace import Pace
 from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.hooks import ask, gather
 from mlxserve.inbox import Inbox
+from mlxserve.limits import limits_of
 from mlxserve.model.load import LoadedModel, load
-from mlxserve.options import EngineOptions, GenerationOptions
+from mlxserve.options import EngineOptions
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
     KvCodec,
     KvSide,
-    Limits,
     ModelCard,
-    ModelError,
     ModelHost,
     PluginError,
     Progress,
@@ -179,18 +178,6 @@ def capacity_of(options: EngineOptions) -> Capacity:
     )
 
 
-def limits_of(options: GenerationOptions, max_len: int | None) -> Limits:
-    """Return what a request may ask for; 0 seconds is unlimited."""
-    return Limits(
-        default_max_tokens=options.default_max_tokens,
-        max_prompt_tokens=options.max_prompt_tokens,
-        max_generation_tokens=options.max_generation_tokens,
-        max_model_len=max_len,
-        request_timeout=options.request_timeout_s or None,
-        first_token_timeout=options.first_token_timeout_s or None,
-    )
-
-
 def _compiled(options: EngineOptions) -> bool:
     if options.compile == "auto":
         return bool(mx.default_device().type != mx.DeviceType.cpu)
@@ -209,10 +196,11 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: Cache) ->
         aliases=tuple(names)[1:],
         created=model.created,
         vocab_size=_vocab(model),
-        limits=limits_of(resolved.generation, model.max_len),
+        limits=limits_of(resolved, model.max_len, capacity_of(resolved.engine).tokens),
         has_chat_template=model.text.has_chat_template,
         identity=model.identity,
         layout=tuple(_plan_lines(resolved, model, plan, cache)),
+        any_name=resolved.model.model_name_check == "off",
     )
 
 

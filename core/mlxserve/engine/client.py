@@ -144,7 +144,7 @@ class Client:
 
     def _refuse(self, error: RequestError) -> NoReturn:
         self.tell_refused(error.status, error.code or "")
-        raise evolve(error)  # a fresh one: a traceback grows with each raise
+        raise evolve(error, told=True)  # a fresh one: a traceback grows with each raise
 
 
 @define(eq=False)

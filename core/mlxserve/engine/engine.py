@@ -14,7 +14,7 @@ from mlxserve.batch.decoder import Decoder, Launched, Read
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.sequence import Sequence, sequences_of
 from mlxserve.batch.speculation import Speculator, Verifying, constrain
-from mlxserve.engine.outputs import Ending, finish, progress, scored, take_token
+from mlxserve.engine.outputs import Ending, finish, leftover, progress, scored, take_token
 from mlxserve.engine.problems import (
     as_request_error,
     overdue,
@@ -203,7 +203,10 @@ class Engine:
             return
         self._looked = now
         for sequence in self.scheduler.all:
-            if error := overdue(sequence, now):
+            error = overdue(sequence, now)
+            if error and sequence.generated:
+                self._end(sequence, Ending("length"), now, leftover(sequence))
+            elif error:
                 self.fail(sequence, error, "timeout")
             elif self.draining is not None and now >= self.draining:
                 self.fail(sequence, shutting_down())

@@ -79,6 +79,13 @@ def scored(sequence: Sequence) -> GenerationEvent:
     )
 
 
+def leftover(sequence: Sequence) -> GenerationEvent:
+    """Return the last event of a sequence that must end between two tokens: text held back."""
+    return GenerationEvent(
+        request_id=sequence.request.id, choice=sequence.choice, text=_rest(sequence)
+    )
+
+
 def _last(sequence: Sequence) -> tuple[str, str | None]:
     text, stop = sequence.stops.feed(sequence.detokenizer.finish())
     return (text, stop) if stop is not None else (text + sequence.stops.flush(), None)

@@ -99,7 +99,7 @@ class EngineService:
         return self._inbox.age if self._client.loaded else 0.0
 
     def _tell_refused(self, status: int, code: str) -> None:
-        tell(self.resolved.plugins, lifecycle.request_refused)(status=status, code=code)
+        tell(self.resolved.plugins, lifecycle.request_refused)(status=status, code=code, field="")
 
     def _ranks_failed(self, reason: str) -> None:
         """End everything: this engine may hang in a collective, and nobody can help it out."""

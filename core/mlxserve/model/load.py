@@ -14,11 +14,16 @@ from pluggy import PluginManager
 
 from mlxserve.hooks import ask
 from mlxserve.model.causal import CausalModel
+from mlxserve.model.marks import unmarked
+from mlxserve.model.wired import wire
 from mlxserve.options import ModelOptions
 from mlxserve.text.tokenizer import Tokenizer
-from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, models
+from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, generation, models
 
 log = structlog.get_logger("mlxserve.model")
+
+PLAN = "plan"
+"""The event whose lines say what was decided."""
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 SPLIT = (
@@ -74,40 +79,58 @@ def load(
     Raises:
         ModelError: The reference leads nowhere, or what it leads to cannot be loaded.
     """
-    source = ask(plugins, models.resolve_model)(reference=options.model, progress=progress)
-    if source is None:
-        raise ModelError(f"--model {options.model!r} is not {FORMS}")
+    if line := wire(options.wired_limit):
+        log.info(PLAN, detail=line)
+    source = find(plugins, options.model, progress)
     size = 1 if group is None else group.size()
     if size > 1:
         check_shardable(source.folder, options, size)
-    model, wrapper, config = _load(source, options)
-    if size > 1:
-        shard(model, group)
-    _cast(model, options.dtype)
-    mx.eval(model.parameters())
+    adapter = Path(options.adapter_path) if options.adapter_path else None
+    with unmarked(source.folder) as folder, unmarked(adapter or source.folder) as adapters:
+        model, wrapper, config = _load(folder, adapters if adapter else None, source, options)
+        if size > 1:
+            shard(model, group)
+        _cast(model, options.dtype)
+        mx.eval(model.parameters())
     identity = source.identity
-    if options.adapter_path:
-        identity += f"+{_fingerprint(Path(options.adapter_path))}"
+    if adapter:
+        identity += f"+{_fingerprint(adapter)}"
     weights: Any = tree_flatten(model.parameters())
     dtype = str(weights[0][1].dtype)
     source = ModelSource(folder=source.folder, identity=f"{identity}@{dtype}", name=source.name)
     name = options.served_model_name or source.name or options.model
-    text = Tokenizer(wrapper)
+    text = Tokenizer(wrapper, options.chat_special_tokens)
+    described = ask(plugins, generation.describe_markup)(text=text, template=text.chat_template)
+    if described is not None:
+        text.markup = described
     if text.template_fault is not None:
         log.warning("the chat template is broken: no chat", model=name, fault=text.template_fault)
     return LoadedModel(model, text, config, source, name, int(time.time()))
 
 
-def _load(source: ModelSource, options: ModelOptions) -> tuple[Any, Any, dict[str, Any]]:
+def find(plugins: PluginManager, reference: str, progress: Progress) -> ModelSource:
+    """Return where a model's files are, fetched and converted if they were not.
+
+    Raises:
+        ModelError: The reference leads nowhere.
+    """
+    source = ask(plugins, models.resolve_model)(reference=reference, progress=progress)
+    if source is None:
+        raise ModelError(f"--model {reference!r} is not {FORMS}")
+    return source
+
+
+def _load(
+    folder: Path, adapter: Path | None, source: ModelSource, options: ModelOptions
+) -> tuple[Any, Any, dict[str, Any]]:
     # 1.3 s: nobody pays it who only asks for help
     from mlx_lm import load as mlx_load  # noqa: PLC0415
 
-    adapter = options.adapter_path
-    if adapter and not (Path(adapter) / "adapters.safetensors").is_file():
-        raise ModelError(f"--adapter-path {adapter}: no adapters.safetensors there")
+    if adapter and not (adapter / "adapters.safetensors").is_file():
+        raise ModelError(f"--adapter-path {options.adapter_path}: no adapters.safetensors there")
     try:
         loaded: Any = mlx_load(
-            str(source.folder),
+            str(folder),
             adapter_path=str(adapter) if adapter else None,
             lazy=True,
             return_config=True,
@@ -128,7 +151,7 @@ def check_shardable(folder: Path, options: ModelOptions, size: int) -> None:
     if options.adapter_path:
         raise ModelError("LoRA adapters are not supported in distributed mode; drop --adapter-path")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
     config |= config.get("text_config") or {}

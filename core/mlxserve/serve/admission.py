@@ -53,5 +53,6 @@ class HookAdmission:
         self._tell_received(request=request)
 
     def _refuse(self, refusal: RequestError) -> None:
-        self._tell_refused(status=refusal.status, code=refusal.code or "")
-        raise evolve(refusal)  # a plugin may hand out one object, whose traceback would grow
+        self._tell_refused(status=refusal.status, code=refusal.code or "", field="")
+        # A copy: a plugin may hand out one object, whose traceback would grow.
+        raise evolve(refusal, told=True)

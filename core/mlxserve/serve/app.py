@@ -6,13 +6,14 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin, SwaggerRenderPlugin
 
 from mlxserve.hooks import ask, failures, gather, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
-from mlxserve.serve.errors import HANDLERS
+from mlxserve.serve.description import description
+from mlxserve.serve.errors import make_handlers
+from mlxserve.serve.frame import FramedApp
+from mlxserve.serve.refusals import TellRefused
 from mlxserve.serve.service import Service
 from mlxserve_hookspecs import (
     PROJECT,
@@ -20,6 +21,7 @@ from mlxserve_hookspecs import (
     Services,
     TextCodec,
     generation,
+    lifecycle,
     serving,
 )
 
@@ -35,27 +37,31 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
     config = AppConfig(
         route_handlers=[route for routes in added for route in routes],
         request_max_body_size=resolved.server.max_request_bytes,
-        exception_handlers=dict(HANDLERS),
-        openapi_config=OpenAPIConfig(
-            title=PROJECT,
-            version=version(PROJECT),
-            path="/schema",
-            render_plugins=[ScalarRenderPlugin(), SwaggerRenderPlugin(), JsonRenderPlugin()],
-        ),
+        exception_handlers=make_handlers(_refusal_teller(resolved)),
+        openapi_config=description(PROJECT, version(PROJECT), services.admission),
     )
     tell(resolved.plugins, serving.configure_app)(config=config)
-    return Litestar.from_config(config)
+    return FramedApp.from_config(config)
 
 
 def services_of(resolved: Resolved, service: Service) -> Services:
     """Return what the plugins' routes may use."""
     engine = service.client
     parser = ask(resolved.plugins, generation.make_output_parser)
+    totals = gather(resolved.plugins, lifecycle.running_totals)
 
     def make_parser(
-        text: TextCodec, tools: Sequence[Mapping[str, Any]] | None, reasoning: bool
+        text: TextCodec,
+        tools: Sequence[Mapping[str, Any]] | None,
+        reasoning: bool,
+        forced: bool = False,
     ) -> OutputParser | None:
-        return parser(text=text, tools=tools, reasoning=reasoning)
+        return parser(text=text, tools=tools, reasoning=reasoning, forced=forced)
+
+    announce = tell(resolved.plugins, lifecycle.request_adjusted)
+
+    def tell_adjusted(surface: str, field: str, how: str) -> None:
+        announce(surface=surface, field=field, how=how)
 
     return Services(
         engine=engine,
@@ -66,4 +72,15 @@ def services_of(resolved: Resolved, service: Service) -> Services:
         cache_stats=service.cache_stats,
         make_parser=make_parser,
         hook_errors=lambda: failures(resolved.plugins),
+        tell_adjusted=tell_adjusted,
+        running_totals=lambda: {name: value for one in totals() for name, value in one.items()},
     )
+
+
+def _refusal_teller(resolved: Resolved) -> TellRefused:
+    announce = tell(resolved.plugins, lifecycle.request_refused)
+
+    def tell_refused(status: int, code: str, field: str) -> None:
+        announce(status=status, code=code, field=field)
+
+    return tell_refused

@@ -8,6 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from mlxserve.serve.refusals import TellRefused, tell_once
 from mlxserve_hookspecs import RequestError
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
@@ -30,13 +31,10 @@ def answer_refusal(_: AnyRequest, error: RequestError) -> Response[Any]:
     return Response({"error": info}, status_code=error.status, headers=error.headers)
 
 
-def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[Any]:
-    """Answer what the HTTP layer refused: path, method, size, headers."""
+def as_refusal(request: AnyRequest, error: HTTPException) -> RequestError:
+    """Return what the HTTP layer refused in words: path, method, size, headers."""
     message, code = _words(request, error)
-    refusal = RequestError(status=error.status_code, message=message, code=code)
-    answer = answer_refusal(request, refusal)
-    answer.headers.update(error.headers or {})
-    return answer
+    return RequestError(status=error.status_code, message=message, code=code)
 
 
 def answer_bug(request: AnyRequest, error: Exception) -> Response[Any]:
@@ -46,11 +44,25 @@ def answer_bug(request: AnyRequest, error: Exception) -> Response[Any]:
     return answer_refusal(request, BUG)
 
 
-HANDLERS: Final[ExceptionHandlersMap] = {
-    RequestError: answer_refusal,
-    HTTPException: answer_http_error,
-    Exception: answer_bug,
-}
+def make_handlers(tell: TellRefused) -> ExceptionHandlersMap:
+    """Return the application's handlers.
+
+    Args:
+        tell: Told of each refusal that nobody was told of yet: status, reason and field.
+    """
+
+    def refuse(request: AnyRequest, error: RequestError) -> Response[Any]:
+        tell_once(tell, error)
+        return answer_refusal(request, error)
+
+    def refuse_http(request: AnyRequest, error: HTTPException) -> Response[Any]:
+        refusal = as_refusal(request, error)
+        tell_once(tell, refusal)
+        answer = answer_refusal(request, refusal)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return {RequestError: refuse, HTTPException: refuse_http, Exception: answer_bug}
 
 
 def _words(request: AnyRequest, error: HTTPException) -> tuple[str, str | None]:

@@ -10,11 +10,14 @@ from mlxserve_hookspecs import ModelCard
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+PAGE = "/"
 
 
 def greeting(address: Address, card: ModelCard, paths: Collection[str], *, needs_key: bool) -> str:
-    """Return the lines to print; no command where no plugin serves one of the usual paths."""
+    """Return the lines to print; no page and no command where no plugin serves their paths."""
     first = f"mlxserve serves {card.id} on {address.url}"
+    if PAGE in paths:
+        first += f"\n\nOpen {address.url}{PAGE} in a browser to watch it and to try it out."
     path = _path(card, paths)
     if path is None:
         return first

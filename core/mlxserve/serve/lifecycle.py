@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Final
 
@@ -14,19 +14,24 @@ from attrs import define
 from litestar import Litestar
 
 from mlxserve.hooks import ask, tell
-from mlxserve.resolved import Resolved
+from mlxserve.resolved import Resolved, SettingRow
 from mlxserve.serve.address import address_of
 from mlxserve.serve.app import build_app
 from mlxserve.serve.greeting import CHAT, greeting
-from mlxserve.serve.logging import adopt_libraries
+from mlxserve.serve.logging import adopt_libraries, release_held
+from mlxserve.serve.protocol import HttpProtocol
 from mlxserve.serve.service import Service
-from mlxserve_hookspecs import Credentials, RequestError, admission, lifecycle
+from mlxserve.settings import DEFAULT_ORIGIN
+from mlxserve_hookspecs import Credentials, ModelError, RequestError, admission, lifecycle
 
 log = structlog.get_logger("mlxserve.serve")
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 GLANCE: Final = 0.05
 """Seconds between two looks at what has no event to wait for: another thread's progress."""
+
+HELD_S: Final = 10.0
+"""Seconds for which log lines wait for a mistake that ends the start."""
 
 LAST_WORDS: Final = 5
 """Seconds that connections get to send what is left after the drain."""
@@ -73,6 +78,7 @@ class Lifecycle:
         app = build_app(self.resolved, self.service)
         server = _server(app)
         http = asyncio.create_task(server.serve([self.listener]))
+        loop.call_later(HELD_S, release_held)
         self.service.attach(loop)
         self.service.start()
         try:
@@ -87,8 +93,9 @@ class Lifecycle:
         if not self.service.loaded.is_set():
             return self._abandon_loading()
         if self.service.failure is not None:
-            raise self.service.failure
+            raise explained(self.service.failure, self.resolved.rows)
         adopt_libraries()
+        release_held()
         self._greet(app)
         await self._until(lambda: self.service.failure is not None, http)
         await self._drain()
@@ -102,11 +109,22 @@ class Lifecycle:
             http.result()  # raises what ended it
 
     def _hear(self, number: signal.Signals) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # the terminal has just shown ^C
+        release_held()
         if self._signal is not None:
+            log.warning("stopped at once", signal=number.name)
             self.leave(128 + number)
         self._signal = number
-        status = self.service.client.status
-        log.info("shutting down", signal=number.name, running=status.running)
+        if self.service.loaded.is_set():
+            status = self.service.client.status
+            log.info(
+                "shutting down",
+                signal=number.name,
+                running=status.running,
+                waiting=status.waiting,
+                timeout_s=self.resolved.server.shutdown_timeout_s,
+            )
 
     def _abandon_loading(self) -> int:
         log.info("stopped while the model was loading")
@@ -134,6 +152,20 @@ class Lifecycle:
         if not finished:
             log.warning("requests were cut off", shutdown_timeout_s=timeout)
         await asyncio.to_thread(self.service.stop)
+        log.info("stopped", requests="finished" if finished else "cut off")
+
+
+def explained(failure: BaseException, rows: Iterable[SettingRow]) -> BaseException:
+    """Return ``failure``, or, where the user named no model, an error that says so first."""
+    named = any(
+        (row.section, row.name) == ("model", "model") and row.origin != DEFAULT_ORIGIN
+        for row in rows
+    )
+    if named or not isinstance(failure, ModelError):
+        return failure
+    meant = ModelError(f"no model was named, so the default was meant: {failure}")
+    meant.__cause__ = failure
+    return meant
 
 
 def _server(app: Litestar) -> Server:
@@ -143,6 +175,7 @@ def _server(app: Litestar) -> Server:
             log_config=None,
             access_log=False,
             ws="none",
+            http=HttpProtocol,
             lifespan="on",
             server_header=False,
             timeout_keep_alive=IDLE,

@@ -13,10 +13,11 @@ from mlxserve.ranks.link import Links, lead
 from mlxserve.resolved import Resolved
 from mlxserve.serve.address import listen
 from mlxserve.serve.lifecycle import Lifecycle
-from mlxserve.serve.logging import RequestLog, configure_logging
+from mlxserve.serve.logging import RequestLog, configure_logging, release_held
 from mlxserve.serve.progress import make_progress
+from mlxserve.serve.refusals import RefusalLog
 from mlxserve.serve.service import Service
-from mlxserve_hookspecs import MlxserveError, Rank, RankPlan, distribution, lifecycle
+from mlxserve_hookspecs import MlxserveError, Progress, Rank, RankPlan, distribution, lifecycle
 
 STARTING = 120.0
 """Seconds for the ranks of a run to find each other."""
@@ -45,7 +46,9 @@ def run(resolved: Resolved) -> int:
     if status is not None:
         return status
     rank = ask(resolved.plugins, distribution.this_rank)()
-    configure_logging(resolved.logging, sys.stderr, rank=rank.rank if rank else 0)
+    configure_logging(
+        resolved.logging, sys.stderr, rank=rank.rank if rank else 0, hold=rank is None
+    )
     if rank is not None and rank.rank > 0:
         return follow_rank(resolved, rank)
     with listen(resolved.server.host, resolved.server.port) as listener:
@@ -53,7 +56,7 @@ def run(resolved: Resolved) -> int:
         from mlxserve.engine.service import EngineService  # noqa: PLC0415 - after preparing
 
         progress = make_progress(sys.stderr)
-        service = EngineService(resolved, progress, links_of(resolved, rank))
+        service = EngineService(resolved, _after_held(progress), links_of(resolved, rank))
         status = serve(resolved, service, listener, on_loaded=progress.close)
     if mlx_ends_badly():
         leave_at_once(status)
@@ -69,6 +72,16 @@ def mlx_ends_badly() -> bool:
     import mlx.core as mx  # noqa: PLC0415 - long since loaded
 
     return bool(mx.cuda.is_available())
+
+
+def _after_held(progress: Progress) -> Progress:
+    """Return ``progress``, which begins with the log lines that were held back."""
+
+    def tell_all(what: str, done: int, total: int | None) -> None:
+        release_held()
+        progress(what, done, total)
+
+    return tell_all
 
 
 def links_of(resolved: Resolved, rank: Rank | None) -> Links | None:
@@ -119,6 +132,7 @@ def serve(
     """
     sys.setswitchinterval(SWITCHING)
     resolved.plugins.register(RequestLog(), "request-log")
+    resolved.plugins.register(RefusalLog(), "refusal-log")
     run_of_it = Lifecycle(
         resolved=resolved,
         service=service,
@@ -131,6 +145,7 @@ def serve(
 
 def leave_at_once(status: int) -> None:
     """End the process without waiting for the engine's thread, which may be far from a pause."""
+    release_held()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,5 +1,6 @@
 """Turn a reply's tokens into text while they arrive."""
 
+from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from mlxserve_hookspecs import TextCodec
@@ -28,7 +29,9 @@ class TokenFacts(Protocol):
 class Detokenizer:
     """Streams the text of one reply.
 
-    What ``add`` and ``finish`` return, joined, is what ``codec.decode`` makes of all tokens.
+    What ``add`` and ``finish`` return, joined, is what ``codec.decode`` makes of all tokens; with
+    ``after``, what it makes of them after those tokens (a SentencePiece decoder leaves out the
+    first space of a text, which a continuation has).
 
     A window of the last tokens is decoded again for each token, and what was not told yet is
     told. Two things can still change, and are held back:
@@ -43,18 +46,22 @@ class Detokenizer:
     decoder does at the start of a text, such as stripping a space.
     """
 
-    def __init__(self, codec: TextCodec, *, skip_special_tokens: bool) -> None:
+    def __init__(
+        self, codec: TextCodec, *, skip_special_tokens: bool, after: Sequence[int] = ()
+    ) -> None:
         self._codec = codec
         self._facts = codec if isinstance(codec, TokenFacts) else None
         self._skip = skip_special_tokens
-        self._window: list[int] = []
-        self._told = 0
+        self._window = list(after[-ANCHOR:])
+        self._told = len(_certain(self._decode(self._window))) if self._window else 0
+        self._begun = False
 
     def add(self, token: int) -> str:
         """Take the next token and return the text that became certain."""
         if self._facts and not self._facts.is_shown(token, skip_special_tokens=self._skip):
             return ""
         self._window.append(token)
+        self._begun = True
         if self._facts and self._facts.is_fallback_byte(token):
             return ""
         text = _certain(self._decode(self._window))
@@ -66,8 +73,8 @@ class Detokenizer:
 
     def finish(self) -> str:
         """Return the rest: what was held back, as the decoder shows it at the end of a text."""
-        rest = self._decode(self._window)[self._told :] if self._window else ""
-        self._window, self._told = [], 0
+        rest = self._decode(self._window)[self._told :] if self._begun else ""
+        self._window, self._told, self._begun = [], 0, False
         return rest
 
     def _shorten(self) -> None:

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mlxserve_hookspecs import RequestError
+
+TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
+"""A text part's type: of chat, and of what a client sends and gets back elsewhere."""
 
 
 def check_unicode(text: str, param: str | None = None) -> None:
@@ -28,7 +31,8 @@ def normalised(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Text parts are joined, because many templates take strings only; content of ``null`` or none
     becomes an empty string, which no template renders as "None"; arguments become the object
-    that they spell, because templates turn them into JSON themselves.
+    that they spell, because templates turn them into JSON themselves: an empty one if they spell
+    none, and text only where they spell nothing that JSON knows.
 
     Raises:
         RequestError: A message has content that is not text (status 400).
@@ -57,7 +61,7 @@ def _part(part: Any, where: str) -> str:
     if isinstance(part, str):
         return _unicode(part, where)
     text = part.get("text") if isinstance(part, Mapping) else None
-    if isinstance(text, str) and part.get("type", "text") == "text":
+    if isinstance(text, str) and part.get("type", "text") in TEXT_PARTS:
         return _unicode(text, where)
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise RequestError(
@@ -74,15 +78,16 @@ def _unicode(text: str, where: str) -> str:
 
 def _tool_call(call: Any) -> Any:
     function = call.get("function") if isinstance(call, Mapping) else None
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(arguments, str):
+    if not isinstance(function, Mapping):
         return call
-    return {**call, "function": {**function, "arguments": _arguments(arguments)}}
+    return {**call, "function": {**function, "arguments": _arguments(function.get("arguments"))}}
 
 
-def _arguments(spelt: str) -> Any:
+def _arguments(spelt: Any) -> Any:
+    if not isinstance(spelt, str):
+        return {} if spelt is None else spelt
     try:
-        parsed = json.loads(spelt)
-    except ValueError:
+        parsed = json.loads(spelt) if spelt.strip() else {}
+    except (ValueError, RecursionError):
         return spelt  # what the model once wrote need not be JSON
-    return parsed if isinstance(parsed, dict) else spelt
+    return parsed if isinstance(parsed, dict) else {} if parsed is None else spelt

@@ -2,14 +2,20 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
-from jinja2 import TemplateSyntaxError
+from attrs import evolve
 
+from mlxserve.text.lookalikes import Lookalikes
 from mlxserve.text.markup import markup_of
-from mlxserve.text.messages import check_unicode, normalised
+from mlxserve.text.messages import check_unicode
 from mlxserve.text.pieces import Pieces
-from mlxserve_hookspecs import Markup, RequestError
+from mlxserve.text.template import ChatTemplate
+from mlxserve.text.toolless import ignores_tools
+from mlxserve_hookspecs import Markup, ModelError, RequestError
+
+SpecialTokens: TypeAlias = Literal["keep", "text"]
+"""What special tokens that a message spells become: themselves, or text like any other."""
 
 RESERVED: Final = frozenset(
     {
@@ -45,9 +51,16 @@ class Tokenizer:
 
     Spaces before punctuation are never "cleaned up", whatever the tokenizer's settings: a reply
     is what the model said.
+
+    Args:
+        wrapper: mlx-lm's ``TokenizerWrapper``.
+        special_tokens: What those become that messages of a chat spell.
+
+    Raises:
+        ModelError: ``special_tokens`` is ``text``, and the tokenizer cannot tell.
     """
 
-    def __init__(self, wrapper: Any) -> None:
+    def __init__(self, wrapper: Any, special_tokens: SpecialTokens = "keep") -> None:
         backend = getattr(wrapper, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
@@ -55,9 +68,17 @@ class Tokenizer:
         wrapper.clean_up_tokenization_spaces = False
         self._wrapper = wrapper
         self._pieces = Pieces(wrapper)
-        self._markup = markup_of(wrapper, self._pieces.special)
-        self.template_fault = template_fault(wrapper)
+        self._markup = evolve(
+            markup_of(wrapper, self._pieces.special), ignores_tools=ignores_tools(wrapper)
+        )
         self._lock = threading.Lock()
+        lookalikes = None
+        if special_tokens == "text":
+            if backend is None:
+                raise ModelError("--chat-special-tokens text needs a tokenizer.json")
+            lookalikes = Lookalikes(backend, self._pieces.special)
+        self._template = ChatTemplate(wrapper, self._lock, lookalikes)
+        self.template_fault = self._template.fault
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -74,10 +95,36 @@ class Tokenizer:
         """How the model marks its thinking and its tool calls."""
         return self._markup
 
+    @markup.setter
+    def markup(self, found: Markup) -> None:
+        self._markup = found
+
+    @property
+    def chat_template(self) -> str:
+        """The source of the chat template; empty if there is none, or it is a program."""
+        template = getattr(self._wrapper, "chat_template", None)
+        if isinstance(template, Mapping):  # several by name
+            template = template.get("tool_use") or template.get("default")
+        return template if isinstance(template, str) else ""
+
     @property
     def has_chat_template(self) -> bool:
         """Whether messages can be rendered: there is a template, and it is one."""
         return bool(self._wrapper.has_chat_template) and self.template_fault is None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a client may know: the class, the chat template, the special tokens."""
+        inner = getattr(self._wrapper, "_tokenizer", self._wrapper)
+        names = {int(token): self._pieces.piece(token) for token in sorted(self._pieces.special)}
+        length = getattr(inner, "model_max_length", None)
+        return {
+            "tokenizer_class": type(inner).__name__,
+            "chat_template": getattr(inner, "chat_template", None),
+            "model_max_length": length if isinstance(length, int) and length < 2**31 else None,
+            "special_tokens": {str(token): name for token, name in names.items()},
+            "eos_token_ids": sorted(self.eos_token_ids),
+        }
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return token ids; with ``add_special_tokens`` what the model expects at the start.
@@ -109,28 +156,26 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return the token ids of a conversation, ready for a reply.
+
+        Messages that the template refuses are merged as a person would, if it takes them then.
+        With ``continue_final_message`` the last message is left open.
 
         Raises:
             RequestError: The template refuses the messages (status 400), or there is none.
         """
         extra = dict(template_kwargs or {})
         self._check_chat(messages, extra)
-        chat = normalised(messages)
-        try:
-            with self._lock:
-                rendered = self._wrapper.apply_chat_template(
-                    chat,
-                    tools=[dict(tool) for tool in tools] if tools else None,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=True,
-                    **extra,
-                )
-        except Exception as error:  # a template is a program: it may raise anything
-            raise _template_refusal(error) from error
-        return list(rendered)
+        return self._template.tokens(
+            messages,
+            tools=tools,
+            generation_prompt=add_generation_prompt,
+            continued=continue_final_message,
+            extra=extra,
+        )
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for; a special token's are its name."""
@@ -179,29 +224,3 @@ class Tokenizer:
                 message=f"{', '.join(taken)} cannot be given to the chat template",
                 param="chat_template_kwargs",
             )
-
-
-def template_fault(wrapper: Any) -> str | None:
-    """Return what is wrong with the syntax of a tokenizer's chat template; ``None`` if nothing.
-
-    Compiles it by rendering one message, which any template may refuse for reasons of its own.
-    """
-    if not wrapper.has_chat_template:
-        return None
-    try:
-        wrapper.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-    except TemplateSyntaxError as error:
-        return f"line {error.lineno}: {error.message}"
-    except Exception:  # a template is a program: what it raises here is not about its syntax
-        return None
-    return None
-
-
-def _template_refusal(error: Exception) -> RequestError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return RequestError(
-        status=400,
-        message=f"the model's chat template refuses these messages: {reason}",
-        param="messages",
-        code="chat_template_error",
-    )

@@ -1,5 +1,6 @@
 """Ask clients for an API key, and say which web pages and host names reach the server."""
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -48,8 +49,9 @@ class AuthOptions:
 
     api_key: str | None = option(
         None,
-        "key that clients present as a bearer token",
+        "key that clients present as a bearer token or as x-api-key",
         flag="--api-key",
+        common=True,
         env="MLX_LM_SERVER_API_KEY",
         check=optional(_key),
         secret=True,
@@ -58,6 +60,7 @@ class AuthOptions:
         None,
         "file of keys, one per line, KEY or NAME:KEY; read again when it changes",
         flag="--api-key-file",
+        common=True,
         env="MLX_LM_SERVER_API_KEY_FILE",
     )
     metrics_auth: bool = option(False, "ask for a key at /metrics too", flag="--metrics-auth")
@@ -111,11 +114,14 @@ class Auth:
             return None
         if is_open(credentials.path, metrics_auth=self.options.metrics_auth):
             return Identity()
-        token = bearer_token(credentials.headers.get("authorization", ""))
-        if not token:
-            return refusal("this server asks for a key: send it as Authorization: Bearer KEY")
-        tenant = self.keys.tenant(token)
-        return refusal("the API key is not valid") if tenant is None else Identity(tenant)
+        tokens = presented(credentials.headers)
+        if not tokens:
+            return refusal(
+                "this server asks for a key: send it as Authorization: Bearer KEY, or as x-api-key"
+            )
+        tenants = [self.keys.tenant(token) for token in tokens]
+        known = next((tenant for tenant in tenants if tenant is not None), None)
+        return refusal("the API key is not valid") if known is None else Identity(known)
 
     @hookimpl
     def configure_app(self, config: AppConfig) -> None:
@@ -137,6 +143,15 @@ def bearer_token(header: str) -> str:
     """Return the token of an ``Authorization`` header; empty if it has none."""
     scheme, _, token = header.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def presented(headers: Mapping[str, str]) -> list[str]:
+    """Return the keys that a client presents: a bearer token, and the one of ``x-api-key``.
+
+    Some clients send both, one of them made up.
+    """
+    found = (bearer_token(headers.get("authorization", "")), headers.get("x-api-key", "").strip())
+    return [token for token in dict.fromkeys(found) if token]
 
 
 def is_public(host: str) -> bool:

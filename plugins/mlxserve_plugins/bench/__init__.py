@@ -1,11 +1,12 @@
-"""Measure a running server: throughput, what caches and speculation are worth, a soak."""
+"""Measure a server: throughput, latency, caches, speculation, quality; a comparison, a soak."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from attrs import frozen
 
-from mlxserve_hookspecs import Command, hookimpl
+from mlxserve_hookspecs import Command, CommandHost, hookimpl
 
 
 @frozen
@@ -13,10 +14,13 @@ class Bench:
     """Adds ``mlxserve bench``."""
 
     @hookimpl
-    def commands(self) -> Sequence[Command]:
+    def commands(self, host: CommandHost) -> Sequence[Command]:
         """Add the command; what it measures with is imported when it is asked for."""
-        about = "measure a running server: serve, prefix, restart, speculation, soak"
-        return (Command(name="bench", help=about, add_arguments=_add_arguments, run=_run),)
+        about = (
+            "measure: serve, prefix, restart, speculation, soak, compare, engine, quality; report"
+        )
+        run = partial(_run, host)
+        return (Command(name="bench", help=about, add_arguments=_add_arguments, run=run),)
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -25,7 +29,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add_arguments(parser)
 
 
-def _run(arguments: Namespace) -> int:
+def _run(host: CommandHost, arguments: Namespace) -> int:
     from mlxserve_plugins.bench.command import run  # noqa: PLC0415 - likewise
 
-    return run(arguments)
+    return run(arguments, host)

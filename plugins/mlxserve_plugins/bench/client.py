@@ -21,6 +21,7 @@ BAD_REQUEST: Final = 400
 REFUSED: Final = (401, 403)
 PREFIX: Final = "data: "
 DONE: Final = "[DONE]"
+THOUGHTS: Final = ("reasoning", "reasoning_content")
 
 
 class BenchError(MlxserveError):
@@ -38,6 +39,7 @@ class Ask:
         whole: Whether to go on past the end-of-sequence token, where the server can.
         extra: Further fields of the body.
         leave_after: Arrivals of text after which the client hangs up.
+        history: Messages before the user's, of a chat.
     """
 
     prompt: str = field(repr=False)
@@ -46,6 +48,7 @@ class Ask:
     whole: bool = True
     extra: Mapping[str, Any] = field(factory=dict)
     leave_after: int | None = None
+    history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
     @property
     def path(self) -> str:
@@ -54,7 +57,7 @@ class Ask:
 
     def body(self, model: str, *, whole: bool) -> dict[str, Any]:
         """Return the body of a streamed request."""
-        messages = [{"role": "user", "content": self.prompt}]
+        messages = [*self.history, {"role": "user", "content": self.prompt}]
         return {
             **({"model": model} if model else {}),
             "max_tokens": self.max_tokens,
@@ -112,6 +115,23 @@ class Server:
         return trace
 
 
+def open_http(url: str, api_key: str = "") -> "httpx.AsyncClient":
+    """Return a client of ``url`` that holds as many connections as there are requests."""
+    import httpx  # noqa: PLC0415 - only where something is measured
+
+    key = api_key or environ.get("OPENAI_API_KEY", "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=TIMEOUT_S,
+        limits=limits,
+        trust_env=False,
+        verify=url.startswith("https"),  # certificates take a tenth of a second to read
+    )
+
+
 @asynccontextmanager
 async def connect(url: str, flags: Common) -> AsyncIterator[Server]:
     """Yield a server, having asked for its model and whether it takes ``ignore_eos``.
@@ -119,14 +139,7 @@ async def connect(url: str, flags: Common) -> AsyncIterator[Server]:
     Raises:
         BenchError: It does not answer.
     """
-    import httpx  # noqa: PLC0415 - only where something is measured
-
-    key = flags.api_key or environ.get("OPENAI_API_KEY", "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
-    ) as http:
+    async with open_http(url, flags.api_key) as http:
         server = Server(url, flags.model or await _first_model(url, http), http)
         probe = Ask(prompt="Hello", max_tokens=1)
         if (await server.stream(probe)).status == BAD_REQUEST:
@@ -159,7 +172,7 @@ async def _read(response: "httpx.Response", sent: float, leave_after: int | None
             continue
         event = json.loads(line.removeprefix(PREFIX))
         if "error" in event:
-            error = str(event["error"].get("message", event["error"]))
+            error = _message(event["error"])
         if piece := _text(event):
             arrivals.append(time.perf_counter())
             text.append(piece)
@@ -182,12 +195,21 @@ async def _read(response: "httpx.Response", sent: float, leave_after: int | None
 def _text(event: Mapping[str, Any]) -> str:
     choices: Sequence[Mapping[str, Any]] = event.get("choices") or ({},)
     choice = choices[0]
-    return str(choice.get("text") or (choice.get("delta") or {}).get("content") or "")
+    delta = choice.get("delta") or {}
+    said = (choice.get("text"), *(delta.get(name) for name in ("content", *THOUGHTS)))
+    calls = (call.get("function") or {} for call in delta.get("tool_calls") or ())
+    called = (call.get(name) for call in calls for name in ("name", "arguments"))
+    return "".join(str(piece) for piece in (*said, *called) if piece)
+
+
+def _message(error: Any) -> str:
+    """Return an error's words: OpenAI sends an object, mlx_lm.server a string."""
+    return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _refused(sent: float, status: int, text: str) -> Trace:
     try:
-        message = str(json.loads(text)["error"]["message"])
+        message = _message(json.loads(text)["error"])
     except (ValueError, LookupError, TypeError):
         message = text[:200]
     error = f"status {status}: {message}"

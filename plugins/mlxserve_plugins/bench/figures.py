@@ -9,6 +9,8 @@ from typing import Any
 from attrs import field, frozen
 
 MS = 1000.0
+SHED = frozenset({0, 429, 503})
+"""Statuses of a server that sheds load; 0 is a connection that was not taken."""
 
 
 @frozen(kw_only=True)
@@ -36,6 +38,11 @@ class Trace:
     text: str = field(default="", repr=False)
     status: int = 200
     error: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server did not take the request: no connection, or too busy."""
+        return self.error is not None and not self.arrivals and self.status in SHED
 
     @property
     def ttft(self) -> float | None:

@@ -104,6 +104,9 @@ class Common:
     """What every benchmark can be told."""
 
     json: bool = flag(False, "print JSON")
+    output: str = flag("", "folder that gets everything as NAME.json, for bench report")
+    name: str = flag("", "name of that file; by default the benchmark's")
+    plots: bool = flag(False, "draw PNG plots there too; needs matplotlib (extra bench)")
     seed: int | None = flag(None, "make the same prompts again; by default new ones", natural)
     api_key: str = flag("", "a key of the server ($OPENAI_API_KEY)")
     model: str = flag("", "the model to ask for; by default the first that the server lists")
@@ -130,6 +133,16 @@ class Compared(Target):
         return (self.url, *self.baseline_url)
 
 
+def need_words(name: str, words: Sequence[str]) -> None:
+    """Return if it is said what a benchmark that starts servers is to serve.
+
+    Raises:
+        SettingError: It is not.
+    """
+    if not words:
+        raise SettingError(f"say what to serve: bench {name} -- --model MODEL")
+
+
 def _at_least(value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{value} is below {least}")
@@ -151,6 +164,6 @@ def _shown(name: str, users: Sequence[str], kinds: Mapping[str, type[Any]]) -> s
 
 
 def _default_text(value: Any) -> str:
-    if value is None or value is False or value in ("", ()):
+    if value is None or value is False or not value:
         return ""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

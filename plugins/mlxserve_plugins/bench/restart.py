@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from mlxserve_plugins.bench.client import Ask, Server
 from mlxserve_plugins.bench.figures import Trace, progress, ratio
-from mlxserve_plugins.bench.flags import Common, count, flag, natural, positive
+from mlxserve_plugins.bench.flags import Common, count, flag, natural, need_words, positive
 from mlxserve_plugins.bench.load import Prompts, closed_loop, prompts_for
 from mlxserve_plugins.bench.prefix import QUESTION_TOKENS, ask_after, told, ttft_rows
 from mlxserve_plugins.bench.process import Command
@@ -47,6 +47,7 @@ class Seen:
 
 async def restart(flags: RestartFlags, words: Sequence[str]) -> Report:
     """Start a server, fill its cache, restart it, ask again."""
+    need_words("restart", words)
     with TemporaryDirectory(prefix="mlxserve-bench-") as folder:
         # A user's own cache is not to be filled with what nobody will ask for again.
         own = () if FOLDER_FLAG in words else (FOLDER_FLAG, f"{folder}/kv")

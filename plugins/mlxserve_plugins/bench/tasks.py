@@ -4,8 +4,8 @@ Asked for in words that even a very small model follows: what counts is that the
 """
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 NAMES: Final = ("Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Katherine", "Dennis")
 TOWNS: Final = ("Lisbon", "Vienna", "Oslo", "Prague", "Dublin", "Athens", "Madrid", "Helsinki")
@@ -81,3 +81,25 @@ TASKS: Final[Mapping[str, Callable[[int], str]]] = {
     "chat": free_chat,
 }
 VARIANTS: Final = len(NAMES)
+
+TOOL_NAMES: Final = ("read_file", "write_file", "list_files", "search", "run_tests", "shell")
+TOOLS: Final[Sequence[Mapping[str, Any]]] = tuple(
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"{name.replace('_', ' ').capitalize()} in the project that is open. "
+            "Give a path below its root; what is found comes back as text, at most 200 lines.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "path": {"type": "string", "description": "a path below the root"},
+                    "argument": {"type": "string", "description": "what to write, find or run"},
+                },
+                "required": ["path"],
+            },
+        },
+    }
+    for name in TOOL_NAMES
+)
+"""What an agent's client sends with each turn."""

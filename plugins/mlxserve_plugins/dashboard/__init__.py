@@ -1,4 +1,4 @@
-"""Show the server at work in a browser, at ``/``: load, speed, cache, memory, and a chat box."""
+"""Show the server at work in a browser, at ``/``: health, speed, load, refusals, and a chat."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,71 +7,52 @@ from attrs import define, field
 
 from mlxserve_hookspecs import Finish, Iteration, Route, Services, Verdict, hookimpl
 from mlxserve_plugins.dashboard.recorder import Recorder
-from mlxserve_plugins.guarding import guard, setting
+from mlxserve_plugins.guarding import guard
 
 
 @define(eq=False)
 class Dashboard:
-    """Records what happens while somebody looks, and nothing otherwise.
+    """Records what happens, in small rings and counts: who opens the page sees what was.
 
     Attributes:
         clock: Monotonic seconds.
-        recorder: What was seen since somebody looks; ``None`` while nobody does.
+        recorder: What was seen since the start.
     """
 
     clock: Callable[[], float] = time.monotonic
-    recorder: Recorder | None = field(default=None, init=False)
+    recorder: Recorder = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.recorder = Recorder(began=self.clock())
 
     @hookimpl
     def routes(self, services: Services) -> Sequence[Route]:
         """Answer with the page, which is open to all, and its data, which are not."""
         from mlxserve_plugins.dashboard.web import make_routes  # noqa: PLC0415 - litestar
 
-        return make_routes(services, self.look, guard(services), places(services))
+        return make_routes(services, self.recorder, self.clock, guard(services))
 
-    def look(self) -> Recorder:
-        """Return the recorder, a new one if nobody has looked for a while."""
-        now = self.clock()
-        recorder = self.recorder
-        if recorder is None or recorder.forgotten(now):
-            recorder = Recorder(began=now)
-        recorder.looked = now
-        self.recorder = recorder
-        return recorder
+    @hookimpl
+    def request_refused(self, status: int, code: str) -> None:
+        """Count a request that was not let in."""
+        self.recorder.refused(self.clock(), status, code)
 
     @hookimpl
     def first_token(self, seconds: float) -> None:
         """Time a first token."""
-        if self.recorder:
-            self.recorder.first_token(self.clock(), seconds)
+        self.recorder.first_token(self.clock(), seconds)
 
     @hookimpl
     def request_finished(self, choice: int, finish: Finish) -> None:
-        """Count where a prompt's KV came from."""
-        if self.recorder:
-            self.recorder.finished(choice, finish)
+        """Count where a prompt's KV came from, how the reply ended and how long it took."""
+        self.recorder.finished(self.clock(), choice, finish)
 
     @hookimpl
     def drafts_verified(self, verdicts: Sequence[Verdict]) -> None:
         """Count guesses and those that the model kept."""
-        if self.recorder:
-            self.recorder.verified(verdicts)
+        self.recorder.verified(verdicts)
 
     @hookimpl
     def iteration_finished(self, iteration: Iteration) -> None:
-        """Take an iteration in; stop recording when nobody looks any more."""
-        recorder = self.recorder
-        if recorder is None:
-            return
-        now = self.clock()
-        if recorder.forgotten(now):
-            self.recorder = None
-        else:
-            recorder.iterated(now, iteration)
-
-
-def places(services: Services) -> int:
-    """Return how many requests may own a row at once; 0 if the settings do not say."""
-    decoding = int(setting(services, "engine", "max_batch_size", 0))
-    prefilling = int(setting(services, "engine", "prefill_batch_size", 0))
-    return min(decoding + prefilling, int(setting(services, "engine", "completion_batch_size", 0)))
+        """Take an iteration in."""
+        self.recorder.iterated(self.clock(), iteration)

@@ -1,6 +1,6 @@
 """What the dashboard remembers: small rings, written on the engine thread, read on the loop."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any, Final
@@ -8,18 +8,13 @@ from typing import Any, Final
 from attrs import define, field
 
 from mlxserve_hookspecs import EngineStatus, Finish, Iteration, Verdict
+from mlxserve_plugins.dashboard.totals import RECENT_S, Totals
 
 HISTORY_S: Final = 120
 """Seconds that the charts show."""
 
 RATE_S: Final = 5
 """Whole seconds over which the present speed is averaged."""
-
-RECENT_S: Final = 300.0
-"""Seconds that a latency counts."""
-
-FORGOTTEN_S: Final = 30.0
-"""Seconds without a look after which nobody looks."""
 
 FIRST_TOKENS: Final = 1024
 STEPS: Final = 4096
@@ -53,27 +48,17 @@ class Recorder:
 
     Attributes:
         began: When recording began.
-        looked: When somebody last looked.
     """
 
     began: float
-    looked: float = field(init=False)
+    totals: Totals = field(init=False)
     _seconds: deque[Second] = field(factory=lambda: deque(maxlen=HISTORY_S + 1))
     _first_tokens: deque[Timed] = field(factory=lambda: deque(maxlen=FIRST_TOKENS))
     _steps: deque[Timed] = field(factory=lambda: deque(maxlen=STEPS))
-    _cached: Counter[str] = field(factory=Counter)
-    _prompted: int = 0
-    _ended: Counter[str] = field(factory=Counter)
-    _drafted: int = 0
-    _accepted: int = 0
     _lock: Lock = field(factory=Lock)
 
     def __attrs_post_init__(self) -> None:
-        self.looked = self.began
-
-    def forgotten(self, now: float) -> bool:
-        """Return whether nobody has looked for a while."""
-        return now - self.looked > FORGOTTEN_S
+        self.totals = Totals(self.began)
 
     # -- what happens ------------------------------------------------------------------------
 
@@ -92,41 +77,39 @@ class Recorder:
             if iteration.decoded:
                 self._steps.append((now, iteration.seconds, iteration.decoded))
 
-    def finished(self, choice: int, finish: Finish) -> None:
-        """Take in how a choice ended; a request's prompt counts once."""
+    def finished(self, now: float, choice: int, finish: Finish) -> None:
+        """Take in how a choice ended."""
         with self._lock:
-            self._ended[finish.reason] += 1
-            if choice == 0:
-                self._prompted += finish.usage.prompt_tokens
-                self._cached.update(finish.usage.cached_by_tier)
+            self.totals.ended(now, choice, finish)
+
+    def refused(self, now: float, status: int, code: str) -> None:
+        """Take in that a request was not let in."""
+        with self._lock:
+            self.totals.was_refused(now, status, code)
 
     def verified(self, verdicts: Sequence[Verdict]) -> None:
         """Take in what became of drafts."""
         with self._lock:
-            self._drafted += sum(verdict.drafted for verdict in verdicts)
-            self._accepted += sum(verdict.accepted for verdict in verdicts)
+            self.totals.drafted += sum(verdict.drafted for verdict in verdicts)
+            self.totals.accepted += sum(verdict.accepted for verdict in verdicts)
 
     # -- what is shown -----------------------------------------------------------------------
 
-    def view(self, status: EngineStatus) -> dict[str, Any]:
-        """Return speed, latencies, shares and the history that ends with the last look."""
-        now = self.looked
+    def view(self, status: EngineStatus, now: float) -> dict[str, Any]:
+        """Return speed, latencies, counts and the history that ends ``now``."""
         with self._lock:
             self._second(now).saw(status)
             seconds, steps = list(self._seconds), list(self._steps)
-            first_tokens, ended = list(self._first_tokens), dict(self._ended)
-            cached, prompted = dict(self._cached), self._prompted
-            drafted, accepted = self._drafted, self._accepted
+            first_tokens = list(self._first_tokens)
+            since_start, slow = self.totals.view(now), self.totals.slowest(now)
         since = int(self.began)
         return {
-            "watched_s": round(now - self.began, 1),
             "tokens_per_s": rate(((s.at, s.decoded) for s in seconds), int(now), since),
             "prefill_per_s": rate(((s.at, s.prefilled) for s in seconds), int(now), since),
             "ttft_s": quantiles(recent(first_tokens, now)),
             "itl_s": quantiles(recent(steps, now)),
-            "ended": ended,
-            "prompts": {"tokens": prompted, "cached": cached},
-            "drafts": {"drafted": drafted, "accepted": accepted},
+            "since_start": since_start,
+            "slow": slow,
             "history": history(seconds, int(now)),
         }
 

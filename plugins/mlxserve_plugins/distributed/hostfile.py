@@ -69,7 +69,7 @@ def read_json(path: Path, where: str) -> Any:
         SettingError: There is no such file, or it holds no JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SettingError(f"{where}: {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

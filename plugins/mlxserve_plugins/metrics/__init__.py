@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from mlxserve_hookspecs import (
+    EngineStatus,
     Finish,
     GenerationRequest,
     Iteration,
@@ -34,7 +37,7 @@ class Metrics:
         from mlxserve_plugins.metrics.endpoint import make_route  # noqa: PLC0415 - litestar
         from mlxserve_plugins.metrics.instruments import Instruments  # noqa: PLC0415 - prometheus
 
-        self.instruments = Instruments(lambda: services.engine.status, services.hook_errors)
+        self.instruments = Instruments(lambda: status_of(services), services.hook_errors)
         return [make_route(services, self.instruments, guard(services))]
 
     @hookimpl
@@ -50,10 +53,16 @@ class Metrics:
             self.instruments.received(request)
 
     @hookimpl
-    def request_refused(self, status: int, code: str) -> None:
+    def request_refused(self, status: int, code: str, field: str) -> None:
         """Count a request that was not."""
         if self.instruments:
-            self.instruments.refused(status, code)
+            self.instruments.refused(status, code, field)
+
+    @hookimpl
+    def request_adjusted(self, surface: str, field: str, how: str) -> None:
+        """Count a field that was not taken by its word."""
+        if self.instruments:
+            self.instruments.adjusted(surface, field, how)
 
     @hookimpl
     def first_token(self, seconds: float) -> None:
@@ -78,3 +87,9 @@ class Metrics:
         """Count guesses and those that the model kept."""
         if self.instruments:
             self.instruments.verified(verdicts)
+
+
+def status_of(services: Services) -> EngineStatus:
+    """Return the engine's status; among its totals those that plugins keep."""
+    status = services.engine.status
+    return evolve(status, counters={**services.running_totals(), **status.counters})

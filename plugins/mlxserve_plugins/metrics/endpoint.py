@@ -59,6 +59,7 @@ def make_route(services: Services, instruments: Instruments, guard: Guard) -> HT
         """Return every figure in Prometheus' text format, or as OpenMetrics."""
         instruments.tiers.stats = await reader.read()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(instruments.registry), media_type=content_type)
+        # As a header: of a media type the framework would name the charset once more.
+        return Response(encode(instruments.registry), headers={"content-type": content_type})
 
     return metrics

@@ -45,6 +45,10 @@ REQUEST_S: Final = (
 )  # fmt: skip
 TOKENS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 CHOICES: Final = (1, 2, 5, 10, 20)
+OTHER: Final = "other"
+MOST_FIELDS: Final = 256
+"""Names of fields at fault that are told apart: clients make some of them up."""
+
 CUT_OFF: Final = "shutting_down"
 
 
@@ -74,6 +78,7 @@ class Instruments:
         self._model.info({"version": version("mlxserve")})
         self._cached = self._prompted = 0
         self._cut_off = False
+        self._fields: set[str] = set()
         self.registry.register(self.itl)
         self.registry.register(self.tiers)
         self.registry.register(HookErrorCollector(get_hook_errors))
@@ -87,8 +92,13 @@ class Instruments:
     def _add_requests(self) -> None:
         self._received = self._counter("requests_received", "Requests that were let in")
         self._refused = self._counter(
-            "requests_rejected", "Requests that were refused", "status", "reason"
+            "requests_rejected", "Requests that were refused", "status", "reason", "field"
         )
+        self._adjusted = self._counter(
+            "request_fields_adjusted",
+            "Fields of requests that were ignored, clamped or read as another",
+            "surface", "field", "how",
+        )  # fmt: skip
         self._errors = self._counter(
             "request_errors", "Replies that ended with an error", "status", "reason"
         )
@@ -148,9 +158,16 @@ class Instruments:
         self._choices.observe(request.choices)
         self._max_tokens.observe(request.stop.max_tokens)
 
-    def refused(self, status: int, code: str) -> None:
-        """Count a refusal."""
-        self._refused.labels(str(status), code or "other").inc()
+    def refused(self, status: int, code: str, field: str) -> None:
+        """Count a refusal; its field too, as long as there are few of them."""
+        if len(self._fields) < MOST_FIELDS:
+            self._fields.add(field)
+        shown = field if field in self._fields else OTHER
+        self._refused.labels(str(status), code or OTHER, shown).inc()
+
+    def adjusted(self, surface: str, field: str, how: str) -> None:
+        """Count a field that was not taken by its word."""
+        self._adjusted.labels(surface, field, how).inc()
 
     def finished(self, choice: int, finish: Finish) -> None:
         """Count and time one reply; its prompt counts once per request."""

@@ -80,13 +80,20 @@ class ToolCall(Struct):
     type: Literal["function"] = "function"
 
 
+class FunctionDelta(Struct):
+    """What a chunk adds to a call: the name first, then the arguments' JSON text in fragments."""
+
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
 class ToolCallDelta(Struct):
-    """A call that the model wants made, in a stream."""
+    """A call that the model wants made, in a stream; id and type come with its first chunk."""
 
     index: int
-    id: str
-    function: FunctionCall
-    type: Literal["function"] = "function"
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
 
 
 class ChatMessage(Struct):
@@ -177,6 +184,7 @@ class ModelInfo(Struct):
     id: str
     created: int
     max_model_len: int | None
+    context_length: int | None
     object: Literal["model"] = "model"
     owned_by: str = "mlxserve"
 
@@ -186,6 +194,12 @@ class ModelList(Struct):
 
     data: list[ModelInfo]
     object: Literal["list"] = "list"
+
+
+class VersionAnswer(Struct):
+    """The answer of ``/version``."""
+
+    version: str
 
 
 class TokenizeAnswer(Struct):

@@ -1,13 +1,20 @@
 """Chat replies: role, content, reasoning, tool calls."""
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
 
 from attrs import define, field
 from msgspec import UNSET
 
-from mlxserve_hookspecs import GenerationEvent, OutputDelta, OutputParser, TextCodec, TokenLogprob
+from mlxserve_hookspecs import (
+    GenerationEvent,
+    GenerationRequest,
+    OutputDelta,
+    OutputParser,
+    TextCodec,
+    TokenLogprob,
+)
 from mlxserve_plugins.openai.answers import (
     ChatChoice,
     ChatChunk,
@@ -18,16 +25,18 @@ from mlxserve_plugins.openai.answers import (
     ChatMessage,
     FinishReason,
     FunctionCall,
+    FunctionDelta,
     ToolCall,
     ToolCallDelta,
 )
 from mlxserve_plugins.openai.jobs import Job
 from mlxserve_plugins.openai.logprobs import TokenNames, chat_logprobs
-from mlxserve_plugins.openai.replies import Tally, ended, no_usage_yet
+from mlxserve_plugins.openai.replies import Tally, ended, usage_so_far
+from mlxserve_plugins.tools.thinking import Meter
 
-MakeParser: TypeAlias = Callable[
-    [TextCodec, Sequence[Mapping[str, Any]] | None, bool], OutputParser | None
-]
+MakeParser: TypeAlias = Callable[..., OutputParser | None]
+OWN_ID: Final = 8
+"""Characters of an id of the model's own; a shorter one is a number, as the next reply has too."""
 
 
 @define(eq=False)
@@ -37,6 +46,7 @@ class SpokenChoice:
     Attributes:
         parser: Splits its text; ``None`` when all text is content.
         calls: Tool calls so far.
+        meter: Counts the tokens of thinking; without one they are counted by the parser's words.
         reasoning_tokens: Tokens that were thought and not said.
         content: The pieces kept for a whole reply, likewise ``reasoning`` and ``logprobs``.
     """
@@ -48,7 +58,9 @@ class SpokenChoice:
     reasoning: list[str] = field(factory=list)
     logprobs: list[TokenLogprob] = field(factory=list)
     finish: FinishReason = "stop"
+    meter: Meter | None = field(default=None, kw_only=True)
     _undecided: int = 0
+    _begun: int = 0
 
     def read(self, event: GenerationEvent) -> OutputDelta:
         """Return what the event's text is, and what was held back before if it is the last."""
@@ -56,26 +68,43 @@ class SpokenChoice:
             return OutputDelta(content=event.text)
         delta = self.parser.feed(event.text)
         if event.finish is not None:
-            delta = _both(delta, self.parser.finish())
-        self._count(delta, len(event.tokens))
+            delta += self.parser.finish()
+        self._count(delta, event.tokens)
         return delta
 
     def called(self, delta: OutputDelta) -> list[ToolCall]:
         """Name the calls that became complete, and keep them."""
         made = [
-            ToolCall(f"call_{uuid.uuid4().hex[:24]}", FunctionCall(call["name"], call["arguments"]))
+            ToolCall(_id(call.get("id")), FunctionCall(call["name"], call["arguments"]))
             for call in delta.tool_calls
         ]
         self.calls.extend(made)
         return made
 
+    def fragments(self, delta: OutputDelta) -> list[ToolCallDelta]:
+        """Return what a stream tells of calls; ``called`` keeps those that are complete."""
+        made: dict[int, ToolCallDelta] = {}
+        for part in delta.pieces(self._begun):
+            if part.kind != "call":
+                continue
+            one = made.setdefault(part.index, ToolCallDelta(part.index, FunctionDelta()))
+            one.function.arguments += part.arguments
+            if part.name:
+                one.id, one.type, one.function.name = _id(part.id), "function", part.name
+                self._begun = part.index + 1
+        return [one for one in made.values() if one.id or one.function.arguments]
+
     def why(self, reason: FinishReason) -> FinishReason:
         """Return why it ended, as a caller of tools sees it."""
         return "tool_calls" if reason == "stop" and self.calls else reason
 
-    def _count(self, delta: OutputDelta, tokens: int) -> None:
+    def _count(self, delta: OutputDelta, tokens: Sequence[int]) -> None:
+        if self.meter is not None:
+            self.meter.add(tokens)
+            self.reasoning_tokens = self.meter.count
+            return
         # Tokens whose text is held back belong to whatever comes out next.
-        self._undecided += tokens
+        self._undecided += len(tokens)
         if delta.reasoning:
             self.reasoning_tokens += self._undecided
         if delta.reasoning or delta.content or delta.tool_calls:
@@ -97,7 +126,10 @@ class ChatReply:
         job = self.job
         self.names = TokenNames(job.text)
         self.choices = [
-            SpokenChoice(self.make_parser(job.text, job.tools, job.reasoning))
+            SpokenChoice(
+                self.make_parser(job.text, job.tools, job.reasoning, is_forced(job.requests[0])),
+                meter=meter_of(job.text, job.reasoning),
+            )
             for _ in range(job.choices)
         ]
 
@@ -109,6 +141,7 @@ class ChatReply:
     def chunks(self, source: int, event: GenerationEvent) -> Iterable[ChatChunk]:
         """Return what the event adds, then the end of its choice if it is the last."""
         choice = self.choices[event.choice]
+        self.tally.seen += len(event.tokens)
         delta = choice.read(event)
         logprobs = self._logprobs(event.logprobs)
         said = self._said(choice, delta)
@@ -156,15 +189,12 @@ class ChatReply:
             model=self.job.card.id,
             system_fingerprint=self.job.fingerprint,
             choices=list(choices),
-            usage=no_usage_yet(self.job),
+            usage=usage_so_far(self.job, self.tally),
         )
 
     def _said(self, choice: SpokenChoice, delta: OutputDelta) -> ChatDelta | None:
-        first = len(choice.calls)
-        calls = [
-            ToolCallDelta(at, call.id, call.function)
-            for at, call in enumerate(choice.called(delta), first)
-        ]
+        calls = choice.fragments(delta)
+        choice.called(delta)
         if not (calls or delta.content or delta.reasoning):
             return None
         return ChatDelta(
@@ -196,9 +226,17 @@ class ChatReply:
             self.tally.reasoning += choice.reasoning_tokens
 
 
-def _both(first: OutputDelta, second: OutputDelta) -> OutputDelta:
-    return OutputDelta(
-        content=first.content + second.content,
-        reasoning=first.reasoning + second.reasoning,
-        tool_calls=(*first.tool_calls, *second.tool_calls),
-    )
+def is_forced(request: GenerationRequest) -> bool:
+    """Return whether a constraint makes a request's replies calls."""
+    demand = request.constraint or {}
+    return demand.get("type") == "tool_choice" and demand.get("tool_choice") != "auto"
+
+
+def meter_of(text: TextCodec, reasoning: bool) -> Meter | None:
+    """Return what counts the thinking of one choice; ``None`` if the model marks none."""
+    return Meter(text, reasoning) if text.markup.think_end else None
+
+
+def _id(own: str | None) -> str:
+    """Return a call's id: the model's own, which some templates want back, if it is one."""
+    return own if own and len(own) >= OWN_ID else f"call_{uuid.uuid4().hex[:24]}"

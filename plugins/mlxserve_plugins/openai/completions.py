@@ -21,17 +21,17 @@ from mlxserve_plugins.openai.logprobs import (
     prompt_text_logprobs,
     text_logprobs,
 )
-from mlxserve_plugins.openai.replies import Tally, ended, no_usage_yet
+from mlxserve_plugins.openai.replies import Tally, ended, usage_so_far
 
 
 @define(eq=False)
 class WrittenChoice:
     """One choice as far as it has come; the pieces are kept for a whole reply."""
 
+    offsets: OffsetCounter = field(factory=OffsetCounter)
     text: list[str] = field(factory=list)
     logprobs: list[TokenLogprob] = field(factory=list)
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
-    offsets: OffsetCounter = field(factory=OffsetCounter)
     finish: FinishReason | None = None
     begun: bool = False
 
@@ -54,8 +54,10 @@ class CompletionReply:
     def __attrs_post_init__(self) -> None:
         """Make the choices of each prompt."""
         self.names = TokenNames(self.job.text)
+        echoes = self.job.echoes or [""] * len(self.job.requests)
         self.choices = [
-            [WrittenChoice() for _ in range(request.choices)] for request in self.job.requests
+            [WrittenChoice(OffsetCounter(echo.encode())) for _ in range(request.choices)]
+            for request, echo in zip(self.job.requests, echoes, strict=True)
         ]
 
     def opening(self) -> Iterable[TextCompletion]:
@@ -65,6 +67,7 @@ class CompletionReply:
     def chunks(self, source: int, event: GenerationEvent) -> Iterable[TextCompletion]:
         """Return what the event adds; the end of a choice comes with its last text."""
         choice = self.choices[source][event.choice]
+        self.tally.seen += len(event.tokens)
         text = self._begin(source, choice, event) + event.text
         logprobs = self._logprobs(source, choice, event.prompt_logprobs, event.logprobs)
         reason = None if event.finish is None else ended(event.finish)
@@ -110,7 +113,7 @@ class CompletionReply:
             model=self.job.card.id,
             system_fingerprint=self.job.fingerprint,
             choices=choices,
-            usage=no_usage_yet(self.job),
+            usage=usage_so_far(self.job, self.tally),
         )
 
     def _begin(self, source: int, choice: WrittenChoice, event: GenerationEvent) -> str:

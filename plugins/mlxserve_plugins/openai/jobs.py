@@ -1,6 +1,5 @@
 """From a body to what the engine is asked: one request per prompt."""
 
-import asyncio
 import hashlib
 import time
 import uuid
@@ -18,30 +17,39 @@ from mlxserve_hookspecs import (
     TextCodec,
 )
 from mlxserve_plugins.openai.bodies import (
-    MOST_PROMPTS,
     ChatBody,
     CompletionBody,
     GenerationBody,
 )
 from mlxserve_plugins.openai.messages import (
-    AnyMessage,
     NamedTool,
     Tool,
-    for_template,
     plain_text,
     tools_for_template,
 )
 from mlxserve_plugins.openai.parameters import (
     check_model,
-    check_prompt,
-    check_tokens,
     refusal,
     sampling_of,
     stop_of,
 )
+from mlxserve_plugins.openai.prompts import (
+    LONG_TEXT,
+    continues,
+    echoes,
+    encode,
+    prompt_field,
+    render,
+    split_prompts,
+    thinking_wishes,
+    tokenised,
+)
+from mlxserve_plugins.structured.fields import FIELDS, chat_constraint, constraint_of
+from mlxserve_plugins.surface.chats import stops_in_answers, template_options
+from mlxserve_plugins.surface.notes import Notes
+from mlxserve_plugins.tools.thinking import ThinkingOrders, orders_of
 
-LONG_TEXT = 4096
-"""Characters above which a text is tokenised off the event loop."""
+__all__ = ["LONG_TEXT", "Job", "chat_job", "completion_job", "encode", "render", "split_prompts"]
 
 
 @frozen(kw_only=True)
@@ -57,6 +65,7 @@ class Job:
         choices: How many replies per prompt the client wants; the engine may make more.
         stream: Whether chunks are sent as they come.
         include_usage: Whether a stream ends with its usage.
+        continuous_usage: Whether each of its chunks has the usage so far.
         logprobs: Most probable tokens to report at each position; ``None`` reports nothing.
         echoes: The prompts' texts, where they are part of the reply.
         tools: What the template was told of tools, for the parser.
@@ -71,6 +80,7 @@ class Job:
     choices: int
     stream: bool
     include_usage: bool
+    continuous_usage: bool = False
     logprobs: int | None = None
     echoes: tuple[str, ...] | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -83,26 +93,37 @@ class Job:
         return f"fp_{hashlib.blake2b(name.encode(), digest_size=5).hexdigest()}"
 
 
-async def chat_job(body: ChatBody, engine: EngineClient, tenant: str) -> Job:
-    """Return the job of a chat request.
+async def chat_job(
+    body: ChatBody, engine: EngineClient, tenant: str, notes: Notes | None = None
+) -> Job:
+    """Return the job of a chat request; what is not taken by its word is noted.
 
     Raises:
         RequestError: It cannot be done; the field is named.
     """
-    card, text = engine.card, engine.text
-    _check(body, card)
+    card, text, notes = engine.card, engine.text, notes or Notes()
+    _check(body, card, notes)
     tools = None if body.tool_choice == "none" else tools_for_template(body.tools)
-    options = body.chat_template_kwargs
-    prompt = await render(text, body.messages, tools, options)
-    logprobs = _chat_logprobs(body)
+    continued = continues(body)
+    reply = body.add_generation_prompt is not False
+    orders = _orders(body, text)
+    options = template_options(thinking_wishes(body), orders, body.chat_template_kwargs)
+    prompt = await render(text, body.messages, tools, options, reply=reply, continued=continued)
+    thinks, skips = text.opens_thinking(prompt), _skips_special(body, text)
+    logprobs = _chat_logprobs(body, notes)
     request = await _request(
-        body, card, text, prompt=prompt, where="messages", tenant=tenant, logprobs=logprobs
-    )
+        body, card, text, prompt=prompt, where="messages", tenant=tenant, logprobs=logprobs,
+        notes=notes,
+    )  # fmt: skip
     request = evolve(
         request,
         id=f"chatcmpl-{uuid.uuid4().hex}",
-        constraint=_constraint(body),
-        skip_special_tokens=_skips_special(body, text),
+        stop=stops_in_answers(
+            request.stop, text.markup, thinks=thinks, tools=bool(tools), skips_special=skips
+        ),
+        constraint=_constraint(body, tools, orders),
+        skip_special_tokens=skips,
+        continues=continued,
     )
     return Job(
         id=request.id,
@@ -112,36 +133,44 @@ async def chat_job(body: ChatBody, engine: EngineClient, tenant: str) -> Job:
         choices=request.choices,
         stream=bool(body.stream),
         include_usage=_include_usage(body),
+        continuous_usage=_continuous_usage(body),
         logprobs=logprobs,
         tools=tools,
-        reasoning=text.opens_thinking(prompt),
+        reasoning=thinks,
     )
 
 
-async def completion_job(body: CompletionBody, engine: EngineClient, tenant: str) -> Job:
-    """Return the job of a completion request.
+async def completion_job(
+    body: CompletionBody, engine: EngineClient, tenant: str, notes: Notes | None = None
+) -> Job:
+    """Return the job of a completion request; what is not taken by its word is noted.
 
     Raises:
         RequestError: It cannot be done; the field is named.
     """
-    card, text = engine.card, engine.text
-    _check(body, card)
+    card, text, notes = engine.card, engine.text, notes or Notes()
+    _check(body, card, notes)
     made, wanted = _best_of(body)
-    ranked = body.logprobs if made == wanted else body.logprobs or 0
+    shown = _text_logprobs(body)
+    ranked = shown if made == wanted else shown or 0
     name = f"cmpl-{uuid.uuid4().hex}"
     prompts = split_prompts(body.prompt)
+    special = body.add_special_tokens is not False
     requests = []
-    for at, tokens in enumerate(await _tokenised(text, prompts, card)):
-        where = _where(at, prompts)
+    for at, tokens in enumerate(await tokenised(text, prompts, card, special)):
         request = await _request(
-            body, card, text, prompt=tokens, where=where, tenant=tenant, logprobs=ranked
+            body, card, text, prompt=tokens, where=prompt_field(at, prompts), tenant=tenant,
+            logprobs=ranked, notes=notes,
+        )  # fmt: skip
+        request = evolve(
+            request,
+            id=name if len(prompts) == 1 else f"{name}-{at}",
+            choices=made,
+            prompt_logprobs=shown if body.echo else None,
+            constraint=constraint_of(_forms(body)),
+            continues=True,
         )
-        own = name if len(prompts) == 1 else f"{name}-{at}"
-        echoed = body.logprobs if body.echo else None
-        constraint = _response_format(body.response_format)
-        requests.append(
-            evolve(request, id=own, choices=made, prompt_logprobs=echoed, constraint=constraint)
-        )
+        requests.append(request)
     return Job(
         id=name,
         card=card,
@@ -150,60 +179,10 @@ async def completion_job(body: CompletionBody, engine: EngineClient, tenant: str
         choices=wanted,
         stream=bool(body.stream),
         include_usage=_include_usage(body),
-        logprobs=body.logprobs,
-        echoes=_echoes(text, prompts) if body.echo else None,
+        continuous_usage=_continuous_usage(body),
+        logprobs=shown,
+        echoes=echoes(text, prompts) if body.echo else None,
     )
-
-
-async def render(
-    text: TextCodec,
-    messages: Sequence[AnyMessage],
-    tools: Sequence[Mapping[str, Any]] | None,
-    options: Mapping[str, Any] | None,
-    *,
-    reply: bool = True,
-) -> list[int]:
-    """Return the tokens of a conversation, rendered off the event loop.
-
-    Raises:
-        RequestError: The template refuses it.
-    """
-    plain = for_template(messages)
-    return await asyncio.to_thread(
-        text.render_chat,
-        plain,
-        tools=tools,
-        add_generation_prompt=reply,
-        template_kwargs=options or None,
-    )
-
-
-async def encode(text: TextCodec, prompt: str, *, special: bool = True) -> list[int]:
-    """Return the tokens of ``prompt``; a long one is tokenised off the event loop."""
-    if len(prompt) <= LONG_TEXT:
-        return text.encode(prompt, add_special_tokens=special)
-    return await asyncio.to_thread(text.encode, prompt, add_special_tokens=special)
-
-
-def split_prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """Return the prompts of a completion request: texts, or lists of token ids.
-
-    Raises:
-        RequestError: Kinds are mixed, or there are too many.
-    """
-    if isinstance(prompt, str):
-        return [prompt]
-    numbers = [item for item in prompt if isinstance(item, int)]
-    if len(numbers) == len(prompt):
-        return [numbers]
-    texts: list[str | list[int]] = [item for item in prompt if isinstance(item, str)]
-    lists: list[str | list[int]] = [item for item in prompt if isinstance(item, list)]
-    if len(prompt) not in (len(texts), len(lists)):
-        raise refusal("prompt", "`prompt` mixes kinds: send texts, or token ids, or lists of them")
-    if len(prompt) > MOST_PROMPTS:
-        message = f"`prompt` has {len(prompt)} prompts: at most {MOST_PROMPTS} go in one request"
-        raise refusal("prompt", message)
-    return texts or lists
 
 
 async def _request(
@@ -215,12 +194,13 @@ async def _request(
     where: str,
     tenant: str,
     logprobs: int | None,
+    notes: Notes,
 ) -> GenerationRequest:
     return GenerationRequest(
         id="",
         prompt=tuple(prompt),
         sampling=sampling_of(body, card),
-        stop=stop_of(body, card, len(prompt), where),
+        stop=stop_of(body, card, len(prompt), where, notes),
         choices=body.n or 1,
         logprobs=logprobs,
         priority=body.priority or 0,
@@ -233,22 +213,33 @@ async def _request(
     )
 
 
-def _check(body: GenerationBody, card: ModelCard) -> None:
-    check_model(body.model, card)
+def _check(body: GenerationBody, card: ModelCard, notes: Notes) -> None:
+    check_model(body.model, card, notes)
     if body.stream_options is not None and not body.stream:
-        raise refusal("stream_options", "`stream_options` is set without `stream`")
+        notes.add("stream_options", "ignored", "there is no stream")
 
 
 def _include_usage(body: GenerationBody) -> bool:
     return body.stream_options is not None and bool(body.stream_options.include_usage)
 
 
-def _chat_logprobs(body: ChatBody) -> int | None:
-    if body.logprobs:
-        return body.top_logprobs or 0
-    if body.top_logprobs:
-        raise refusal("top_logprobs", "`top_logprobs` is set without `logprobs`")
-    return None
+def _continuous_usage(body: GenerationBody) -> bool:
+    return body.stream_options is not None and bool(body.stream_options.continuous_usage_stats)
+
+
+def _chat_logprobs(body: ChatBody, notes: Notes) -> int | None:
+    wanted = body.logprobs
+    if wanted is None or wanted is False:
+        if body.top_logprobs:
+            notes.add("top_logprobs", "ignored", "logprobs is not set")
+        return None
+    return body.top_logprobs or (0 if wanted is True else wanted)
+
+
+def _text_logprobs(body: CompletionBody) -> int | None:
+    if isinstance(body.logprobs, bool):
+        return 1 if body.logprobs else None
+    return body.logprobs
 
 
 def _best_of(body: CompletionBody) -> tuple[int, int]:
@@ -262,45 +253,25 @@ def _best_of(body: CompletionBody) -> tuple[int, int]:
     return made, wanted
 
 
-async def _tokenised(
-    text: TextCodec, prompts: Sequence[str | list[int]], card: ModelCard
-) -> list[list[int]]:
-    def work() -> list[list[int]]:
-        return [_tokens(text, one, card, _where(at, prompts)) for at, one in enumerate(prompts)]
-
-    is_long = sum(map(len, prompts)) > LONG_TEXT
-    return await asyncio.to_thread(work) if is_long else work()
-
-
-def _tokens(text: TextCodec, prompt: str | list[int], card: ModelCard, where: str) -> list[int]:
-    if prompt == "":
-        check_prompt(0, card.limits, where)
-    if isinstance(prompt, str):
-        return text.encode(prompt)
-    check_tokens(prompt, card, where)
-    return prompt
-
-
-def _where(at: int, prompts: Sequence[str | list[int]]) -> str:
-    return "prompt" if len(prompts) == 1 else f"prompt[{at}]"
-
-
 async def _prediction(body: GenerationBody, text: TextCodec) -> tuple[int, ...]:
     if body.prediction is None:
         return ()
-    return tuple(await encode(text, plain_text(body.prediction.content), special=False))
+    expected = plain_text(body.prediction.content, "prediction.content")
+    return tuple(await encode(text, expected, special=False))
 
 
-def _echoes(text: TextCodec, prompts: Sequence[str | list[int]]) -> tuple[str, ...]:
-    return tuple(prompt if isinstance(prompt, str) else text.decode(prompt) for prompt in prompts)
+def _forms(body: GenerationBody) -> Mapping[str, Any]:
+    """Return the fields that demand a form."""
+    return {name: getattr(body, name) for name in FIELDS}
 
 
-def _response_format(wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if wanted is None or wanted.get("type") == "text":
-        return None
-    if not isinstance(wanted.get("type"), str):
-        raise refusal("response_format.type", "`response_format.type` must be a string")
-    return wanted
+def _orders(body: ChatBody, text: TextCodec) -> ThinkingOrders:
+    return orders_of(
+        text.markup,
+        effort=body.reasoning_effort,
+        enabled=body.enable_thinking,
+        budget=body.thinking_budget,
+    )
 
 
 def _skips_special(body: ChatBody, text: TextCodec) -> bool:
@@ -310,23 +281,22 @@ def _skips_special(body: ChatBody, text: TextCodec) -> bool:
     return body.skip_special_tokens
 
 
-def _constraint(body: ChatBody) -> Mapping[str, Any] | None:
-    form = _response_format(body.response_format)
+def _constraint(
+    body: ChatBody, tools: Sequence[Mapping[str, Any]] | None, orders: ThinkingOrders
+) -> Mapping[str, Any] | None:
     choice = body.tool_choice
-    if choice is None or choice in ("none", "auto"):
-        return form
-    _check_choice(choice, body.tools or [])
-    if form is not None:
-        message = "`response_format` and a `tool_choice` that forces a call exclude each other"
-        raise refusal("tool_choice", message)
-    return {
-        "type": "tool_choice",
-        "tool_choice": msgspec.to_builtins(choice),
-        "tools": tools_for_template(body.tools),
-    }
+    if choice not in (None, "none", "auto"):
+        _check_choice(choice, body.tools or [])
+    return chat_constraint(
+        _forms(body),
+        tools=tools,
+        choice=msgspec.to_builtins(choice),
+        parallel=body.parallel_tool_calls,
+        budget=orders.budget,
+    )
 
 
-def _check_choice(choice: str | NamedTool, tools: Sequence[Tool]) -> None:
+def _check_choice(choice: str | NamedTool | None, tools: Sequence[Tool]) -> None:
     names = [tool.function.name for tool in tools]
     if not names:
         raise RequestError(

@@ -57,18 +57,40 @@ def chat_logprobs(found: Iterable[TokenLogprob], names: TokenNames) -> ChatLogpr
 
 @define(eq=False)
 class OffsetCounter:
-    """Where each token begins in the text; a character belongs to the token that completes it."""
+    """Where each token begins in the text; a character belongs to the token that completes it.
 
+    An echoed prompt's tokens are more than its text: one that the tokenizer put in front of it is
+    nowhere in it, nor is the space that SentencePiece puts there.
+
+    Attributes:
+        echo: What the text begins with, as UTF-8, as far as no token stands for it yet.
+    """
+
+    echo: bytes = b""
     _decoder: codecs.IncrementalDecoder = field(
         factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
     )
     _at: int = 0
 
-    def take(self, raw: bytes) -> int:
-        """Return where the next token begins, and count it in."""
+    def take(self, raw: bytes, *, special: bool = False) -> int:
+        """Return where the next token begins, and count it in.
+
+        Args:
+            raw: The bytes that it stands for.
+            special: Whether it is no text, unless the text spells it.
+        """
         begins = self._at
-        self._at += len(self._decoder.decode(raw))
+        self._at += len(self._decoder.decode(self._within(raw, special) if self.echo else raw))
         return begins
+
+    def _within(self, raw: bytes, special: bool) -> bytes:
+        for shown in (raw, raw.removeprefix(b" ")):
+            if self.echo.startswith(shown):
+                break
+        else:
+            shown = b"" if special else raw
+        self.echo = self.echo[len(shown) :]
+        return shown
 
 
 def text_logprobs(
@@ -113,7 +135,8 @@ def finite(logprob: float) -> float:
 
 def _add(form: TextLogprobs, token: int, names: TokenNames, offsets: OffsetCounter) -> None:
     form.tokens.append(names.of(token))
-    form.text_offset.append(offsets.take(names.bytes_of(token)))
+    special = token in names.text.special_token_ids
+    form.text_offset.append(offsets.take(names.bytes_of(token), special=special))
 
 
 def _top(token: int, logprob: float, names: TokenNames) -> TopLogprob:

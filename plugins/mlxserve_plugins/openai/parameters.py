@@ -3,20 +3,34 @@
 from collections.abc import Iterable
 
 from mlxserve_hookspecs import Limits, ModelCard, RequestError, SamplingParams, StopConditions
+from mlxserve_hookspecs.requests import INT32_MAX
 from mlxserve_plugins.openai.bodies import ChatBody, CompletionBody, GenerationBody
+from mlxserve_plugins.surface.limits import TOO_LONG, reply_tokens
+from mlxserve_plugins.surface.notes import Notes
 
-TOO_LONG = "context_length_exceeded"
+__all__ = ["TOO_LONG", "check_model", "check_prompt", "check_tokens", "max_tokens_of", "refusal"]
+
+INT64 = 2**63
 
 
-def check_model(name: str | None, card: ModelCard) -> None:
-    """Return if ``name`` is served, or was left out.
+def check_model(name: str | None, card: ModelCard, notes: Notes | None = None) -> None:
+    """Return if ``name`` is served, was left out, or need not be right.
+
+    Args:
+        name: What the client calls the model.
+        card: The model.
+        notes: Told when the client means another.
 
     Raises:
-        RequestError: It is not (status 404).
+        RequestError: It is not served (status 404).
     """
-    if name is not None and name != card.id and name not in card.aliases:
+    if name is None or name == card.id or name in card.aliases:
+        return
+    if not card.any_name:
         message = f"the model {name!r} is not served here: the model is {card.id!r}"
         raise RequestError(status=404, message=message, param="model", code="model_not_found")
+    if notes is not None:
+        notes.add("model", "read as another", card.id)
 
 
 def sampling_of(body: GenerationBody, card: ModelCard) -> SamplingParams:
@@ -32,7 +46,7 @@ def sampling_of(body: GenerationBody, card: ModelCard) -> SamplingParams:
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,
         min_p=body.min_p or 0.0,
-        seed=body.seed,
+        seed=_seed(body.seed),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
@@ -40,7 +54,9 @@ def sampling_of(body: GenerationBody, card: ModelCard) -> SamplingParams:
     )
 
 
-def stop_of(body: GenerationBody, card: ModelCard, prompt: int, where: str) -> StopConditions:
+def stop_of(
+    body: GenerationBody, card: ModelCard, prompt: int, where: str, notes: Notes | None = None
+) -> StopConditions:
     """Return when a reply to a prompt of ``prompt`` tokens ends.
 
     Args:
@@ -48,20 +64,19 @@ def stop_of(body: GenerationBody, card: ModelCard, prompt: int, where: str) -> S
         card: The model, with its limits.
         prompt: Tokens of the prompt.
         where: The field that the prompt came in.
+        notes: Told what was cut to the limits.
 
     Raises:
-        RequestError: The prompt or the reply does not fit (status 400).
+        RequestError: The prompt does not fit, or the fields contradict each other (status 400).
     """
+    notes = notes or Notes()
     tokens = body.stop_token_ids or []
     check_tokens(tokens, card, "stop_token_ids")
     check_prompt(prompt, card.limits, where)
-    most = max_tokens_of(body, card.limits, prompt, where)
-    least = body.min_tokens or 0
-    if least > most:
-        raise refusal("min_tokens", f"`min_tokens` ({least}) is larger than `max_tokens` ({most})")
+    most = max_tokens_of(body, card.limits, prompt, where, notes)
     return StopConditions(
         max_tokens=most,
-        min_tokens=least,
+        min_tokens=_min_tokens(body, most, notes),
         strings=_stop_strings(body.stop),
         token_ids=frozenset(tokens),
         ignore_eos=bool(body.ignore_eos),
@@ -82,29 +97,20 @@ def check_prompt(prompt: int, limits: Limits, where: str) -> None:
         raise refusal(where, message, TOO_LONG)
 
 
-def max_tokens_of(body: GenerationBody, limits: Limits, prompt: int, where: str) -> int:
-    """Return the most tokens to generate: what was asked, or the default within the room.
+def max_tokens_of(
+    body: GenerationBody, limits: Limits, prompt: int, where: str, notes: Notes | None = None
+) -> int:
+    """Return the most tokens to generate: what was asked, or the default, within the room.
 
     Raises:
-        RequestError: What was asked does not fit (status 400).
+        RequestError: There is no room, or nothing was asked for (status 400).
     """
-    name, asked = _asked_tokens(body)
-    room = limits.max_generation_tokens
-    if limits.max_model_len is not None:
-        room = min(room, limits.max_model_len - prompt)
-    if asked is None:
-        if room < 1:
-            raise _no_room(where, prompt, 1, limits)
-        return min(limits.default_max_tokens, room)
-    if asked > limits.max_generation_tokens:
-        most = limits.max_generation_tokens
-        raise refusal(name, f"`{name}` is {asked}: this server generates at most {most} tokens")
-    if asked > room or room < 0:
-        raise _no_room(where, prompt, asked, limits)
+    notes = notes or Notes()
+    name, asked = _asked_tokens(body, notes)
     echo = isinstance(body, CompletionBody) and body.echo
     if asked == 0 and not echo:
         raise refusal(name, f"`{name}` is 0: at least one token is generated, unless with `echo`")
-    return asked
+    return reply_tokens(asked, limits, prompt, name=name, where=where, notes=notes)
 
 
 def check_tokens(tokens: Iterable[int], card: ModelCard, where: str) -> None:
@@ -119,32 +125,36 @@ def check_tokens(tokens: Iterable[int], card: ModelCard, where: str) -> None:
             raise refusal(where, f"`{where}` has token {token}, unknown to the model: {known}")
 
 
-def refusal(param: str, message: str, code: str | None = None) -> RequestError:
+def refusal(param: str, message: str, code: str | None = "invalid_value") -> RequestError:
     """Return a status 400 that names a field."""
     return RequestError(status=400, message=message, param=param, code=code)
 
 
-def _asked_tokens(body: GenerationBody) -> tuple[str, int | None]:
+def _asked_tokens(body: GenerationBody, notes: Notes) -> tuple[str, int | None]:
     newer = body.max_completion_tokens if isinstance(body, ChatBody) else None
     if newer is None:
         return "max_tokens", body.max_tokens
     if body.max_tokens is not None and body.max_tokens != newer:
-        message = "`max_tokens` and `max_completion_tokens` differ: send one of them"
-        raise refusal("max_tokens", message)
+        notes.add("max_tokens", "ignored", "max_completion_tokens is set")
     return "max_completion_tokens", newer
 
 
-def _no_room(where: str, prompt: int, asked: int, limits: Limits) -> RequestError:
-    message = (
-        f"`{where}` has {prompt} tokens and the reply {asked}: "
-        f"together the model takes at most {limits.max_model_len}"
-    )
-    return refusal(where, message, TOO_LONG)
+def _min_tokens(body: GenerationBody, most: int, notes: Notes) -> int:
+    least = body.min_tokens or 0
+    asked = _asked_tokens(body, Notes())[1]
+    if least > INT32_MAX or (asked is not None and least > asked):
+        words = f"`min_tokens` ({least}) is larger than `max_tokens` ({most})"
+        raise refusal("min_tokens", words)
+    if least > most:
+        notes.add("min_tokens", "clamped", f"{most} tokens")
+    return min(least, most)
+
+
+def _seed(seed: int | None) -> int | None:
+    """Return any integer as one of 64 bits."""
+    return seed if seed is None or -INT64 <= seed < INT64 else seed % INT64
 
 
 def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
-    if stop == "":
-        raise refusal("stop", "`stop` is empty: a stop string has at least one character")
-    return (stop,) if isinstance(stop, str) else tuple(dict.fromkeys(stop))
+    strings = [stop] if isinstance(stop, str) else stop or []
+    return tuple(dict.fromkeys(filter(None, strings)))

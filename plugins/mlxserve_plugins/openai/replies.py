@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field
 from msgspec import UNSET, Struct, UnsetType
 
 from mlxserve_hookspecs import Finish, GenerationEvent, RequestError, Usage
@@ -44,13 +44,17 @@ class Reply(Protocol):
 
 @define(eq=False)
 class Tally:
-    """Counts what a job cost. The choices of one prompt share its tokens."""
+    """Counts what a job cost. The choices of one prompt share its tokens.
+
+    ``seen`` are the reply's tokens so far, while it comes.
+    """
 
     prompts: dict[int, Usage] = field(factory=dict)
     completion: int = 0
     reasoning: int = 0
     accepted: int = 0
     rejected: int = 0
+    seen: int = 0
 
     def add(self, source: int, usage: Usage) -> None:
         """Count one choice of the request number ``source``."""
@@ -81,17 +85,37 @@ class Tally:
 
 
 def ended(finish: Finish) -> FinishReason:
-    """Return why a choice ended.
+    """Return why a choice ended: one that ran out of time keeps what it has.
 
     Raises:
-        RequestError: It failed, or ran out of time.
+        RequestError: It failed, or ran out of time before it had anything.
     """
     if finish.reason in {"stop", "length"}:
         return finish.reason
+    if finish.reason == "timeout" and finish.usage.completion_tokens:
+        return "length"
     if finish.error is not None:
-        raise finish.error
+        raise evolve(finish.error, told=True)  # as the end of a request, which is logged too
     status = 504 if finish.reason == "timeout" else 500
-    raise RequestError(status=status, message=f"the request ended early: {finish.reason}")
+    message = f"the request ended early: {finish.reason}"
+    raise RequestError(status=status, message=message, told=True)
+
+
+def usage_so_far(job: Job, tally: Tally) -> UsageInfo | UnsetType | None:
+    """Return a chunk's ``usage``: null in a stream that will end with it, else left out.
+
+    A stream whose client wants it has it in every chunk.
+    """
+    if job.continuous_usage:
+        prompt = sum(len(request.prompt) for request in job.requests)
+        return UsageInfo(
+            prompt_tokens=prompt,
+            completion_tokens=tally.seen,
+            total_tokens=prompt + tally.seen,
+            prompt_tokens_details=PromptDetails(0),
+            completion_tokens_details=CompletionDetails(0, 0, 0),
+        )
+    return no_usage_yet(job)
 
 
 def no_usage_yet(job: Job) -> UnsetType | None:

@@ -1,11 +1,12 @@
 """The paths, what they take and what they answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any
+from importlib.metadata import version
+from typing import Annotated, Any, ClassVar, Protocol
 
-from attrs import define
+from attrs import define, field
 from litestar import Request, Response, Router, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
@@ -13,7 +14,16 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, Parameter
 
-from mlxserve_hookspecs import Credentials, EngineClient, GenerationRequest, RequestError, Services
+from mlxserve_hookspecs import (
+    PROJECT,
+    Credentials,
+    Described,
+    EngineClient,
+    GenerationRequest,
+    RequestError,
+    Services,
+)
+from mlxserve_plugins.guarding import setting
 from mlxserve_plugins.openai.answers import (
     ChatCompletion,
     DetokenizeAnswer,
@@ -22,6 +32,7 @@ from mlxserve_plugins.openai.answers import (
     ModelList,
     TextCompletion,
     TokenizeAnswer,
+    VersionAnswer,
 )
 from mlxserve_plugins.openai.bodies import (
     ChatBody,
@@ -31,6 +42,7 @@ from mlxserve_plugins.openai.bodies import (
 )
 from mlxserve_plugins.openai.chat import ChatReply
 from mlxserve_plugins.openai.completions import CompletionReply
+from mlxserve_plugins.openai.fields import TABLES
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
 from mlxserve_plugins.openai.merging import Events, Start, merge
 from mlxserve_plugins.openai.replies import Reply
@@ -40,8 +52,12 @@ from mlxserve_plugins.openai.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
+    notes_of,
     while_connected,
 )
+from mlxserve_plugins.surface.fields import Table
+from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]
@@ -67,12 +83,26 @@ ERRORS = {
 }
 
 
+class HasTable(Protocol):
+    """A body whose fields are in a table."""
+
+    TABLE: ClassVar[Table]
+
+
 @define(eq=False)
 class Api:
     """The endpoints' work, apart from their paths."""
 
     services: Services
     keepalive: float
+    ignored: IgnoredTools = field(factory=IgnoredTools)
+    desks: Mapping[str, Desk] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make a desk for each surface."""
+        mode = setting(self.services, "server", "unknown_fields", "warn")
+        tell = self.services.tell_adjusted
+        self.desks = {table.surface: Desk(table.surface, tell, mode) for table in TABLES}
 
     @property
     def engine(self) -> EngineClient:
@@ -91,27 +121,66 @@ class Api:
 
     async def chat(self, body: ChatBody, request: AnyRequest) -> Response[ChatCompletion]:
         """Answer a chat request."""
-        job = await chat_job(body, self.engine, request.state.tenant)
+        notes = self.noted(body, request)
+        job = await chat_job(body, self.engine, request.state.tenant, notes)
+        self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
+        self.file(body, request, notes)
         return await self._answer(ChatReply(job, self.services.make_parser), request)
 
     async def complete(self, body: CompletionBody, request: AnyRequest) -> Response[TextCompletion]:
         """Answer a completion request."""
-        job = await completion_job(body, self.engine, request.state.tenant)
+        notes = self.noted(body, request)
+        job = await completion_job(body, self.engine, request.state.tenant, notes)
+        self.file(body, request, notes)
         return await self._answer(CompletionReply(job), request)
 
+    async def tokenize(self, body: TokenizeBody, request: AnyRequest) -> TokenizeAnswer:
+        """Turn a text or a conversation into token ids."""
+        notes = self.noted(body, request)
+        answer = await tokenize(body, self.engine, notes)
+        self.file(body, request, notes)
+        return answer
+
+    async def detokenize(self, body: DetokenizeBody, request: AnyRequest) -> DetokenizeAnswer:
+        """Turn token ids into text."""
+        notes = self.noted(body, request)
+        answer = await detokenize(body, self.engine, notes)
+        self.file(body, request, notes)
+        return answer
+
+    def noted(self, body: HasTable, request: AnyRequest) -> Notes:
+        """Return what was noted of a body so far, if that is to be let through."""
+        notes = notes_of(request)
+        self.desks[body.TABLE.surface].check_unknown(notes.taken)
+        return notes
+
+    def file(self, body: HasTable, request: AnyRequest, notes: Notes) -> None:
+        """Log and count what a request is served without."""
+        peer = request.client.host if request.client else ""
+        self.desks[body.TABLE.surface].file(notes.taken, request.state.tenant or peer)
+
     def models(self) -> ModelList:
-        """List the model under each of its names."""
-        card = self.engine.card
-        most = card.limits.max_model_len
-        return ModelList([ModelInfo(name, card.created, most) for name in (card.id, *card.aliases)])
+        """List the model, once."""
+        return ModelList([self._described(self.engine.card.id)])
 
     def model(self, name: str) -> ModelInfo:
-        """Return the model of that name."""
-        for found in self.models().data:
-            if found.id == name:
-                return found
+        """Return the model of that name, which may be an alias."""
+        card = self.engine.card
+        if name in (card.id, *card.aliases):
+            return self._described(name)
         message = f"the model {name!r} is not served here"
         raise RequestError(status=404, message=message, param="model", code="model_not_found")
+
+    def tokenizer(self) -> Mapping[str, Any]:
+        """Describe the tokenizer."""
+        limits, text = self.engine.card.limits, self.engine.text
+        facts = text.facts if isinstance(text, Described) else {}
+        return {**facts, "max_model_len": limits.max_model_len}
+
+    def _described(self, name: str) -> ModelInfo:
+        card = self.engine.card
+        most = card.limits.max_model_len
+        return ModelInfo(name, card.created, most, most)
 
     async def _answer(self, reply: Reply, request: AnyRequest) -> Response[Any]:
         try:
@@ -164,6 +233,8 @@ def make_routes(services: Services, *, keepalive: float) -> list[Router]:
         _model,
         _tokenize,
         _detokenize,
+        _version,
+        _tokenizer_info,
     ]
     return [
         Router(
@@ -184,7 +255,7 @@ def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]
 
 
 def _chat(api: Api) -> HTTPRouteHandler:
-    @post("/v1/chat/completions", dto=JsonBody[ChatBody], status_code=200, responses=ERRORS)
+    @post(_paths("/chat/completions"), dto=JsonBody[ChatBody], status_code=200, responses=ERRORS)
     async def chat_completions(
         request: AnyRequest, data: Annotated[ChatBody | None, Body()] = None
     ) -> Response[ChatCompletion]:
@@ -195,7 +266,7 @@ def _chat(api: Api) -> HTTPRouteHandler:
 
 
 def _completions(api: Api) -> HTTPRouteHandler:
-    @post("/v1/completions", dto=JsonBody[CompletionBody], status_code=200, responses=ERRORS)
+    @post(_paths("/completions"), dto=JsonBody[CompletionBody], status_code=200, responses=ERRORS)
     async def completions(
         request: AnyRequest, data: Annotated[CompletionBody | None, Body()] = None
     ) -> Response[TextCompletion]:
@@ -206,7 +277,7 @@ def _completions(api: Api) -> HTTPRouteHandler:
 
 
 def _models(api: Api) -> HTTPRouteHandler:
-    @get("/v1/models", responses=ERRORS)
+    @get(_paths("/models"), responses=ERRORS)
     async def list_models() -> ModelList:
         """List the models that can be asked for."""
         return api.models()
@@ -215,7 +286,7 @@ def _models(api: Api) -> HTTPRouteHandler:
 
 
 def _model(api: Api) -> HTTPRouteHandler:
-    @get("/v1/models/{model_id:path}", responses=ERRORS)
+    @get(_paths("/models/{model_id:path}"), responses=ERRORS)
     async def retrieve_model(
         model_id: Annotated[str, Parameter(description="A model's id; it may contain slashes")],
     ) -> ModelInfo:
@@ -227,9 +298,11 @@ def _model(api: Api) -> HTTPRouteHandler:
 
 def _tokenize(api: Api) -> HTTPRouteHandler:
     @post("/tokenize", dto=JsonBody[TokenizeBody], status_code=200, responses=ERRORS)
-    async def tokenize_text(data: Annotated[TokenizeBody | None, Body()] = None) -> TokenizeAnswer:
+    async def tokenize_text(
+        request: AnyRequest, data: Annotated[TokenizeBody | None, Body()] = None
+    ) -> TokenizeAnswer:
         """Turn a text or a conversation into token ids."""
-        return await tokenize(_present(data), api.engine)
+        return await api.tokenize(_present(data), request)
 
     return tokenize_text
 
@@ -237,12 +310,35 @@ def _tokenize(api: Api) -> HTTPRouteHandler:
 def _detokenize(api: Api) -> HTTPRouteHandler:
     @post("/detokenize", dto=JsonBody[DetokenizeBody], status_code=200, responses=ERRORS)
     async def detokenize_tokens(
-        data: Annotated[DetokenizeBody | None, Body()] = None,
+        request: AnyRequest, data: Annotated[DetokenizeBody | None, Body()] = None
     ) -> DetokenizeAnswer:
         """Turn token ids into text."""
-        return await detokenize(_present(data), api.engine)
+        return await api.detokenize(_present(data), request)
 
     return detokenize_tokens
+
+
+def _version(_: Api) -> HTTPRouteHandler:
+    @get("/version", responses=ERRORS)
+    async def server_version() -> VersionAnswer:
+        """Name the server's version."""
+        return VersionAnswer(version(PROJECT))
+
+    return server_version
+
+
+def _tokenizer_info(api: Api) -> HTTPRouteHandler:
+    @get("/tokenizer_info", responses=ERRORS)
+    async def tokenizer_info() -> dict[str, Any]:
+        """Describe the tokenizer: its class, chat template and special tokens."""
+        return dict(api.tokenizer())
+
+    return tokenizer_info
+
+
+def _paths(path: str) -> list[str]:
+    # Clients whose base URL lacks the version are served all the same.
+    return [f"/v1{path}", path]
 
 
 def _present(data: Any) -> Any:

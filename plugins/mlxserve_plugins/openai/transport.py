@@ -6,12 +6,14 @@ from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from litestar import Response
+from litestar.connection import ASGIConnection
 from litestar.dto import AbstractDTO, DTOFieldDefinition
 from litestar.openapi.spec import Reference, Schema
 from litestar.types import Receive, Scope, Send
 from litestar.typing import FieldDefinition
 
-from mlxserve_plugins.openai.decoding import decode
+from mlxserve_plugins.surface.decoding import read
+from mlxserve_plugins.surface.notes import Notes
 
 T = TypeVar("T")
 
@@ -70,14 +72,16 @@ class EventStream(Response[Any]):
 
 
 class JsonBody(AbstractDTO[T], Generic[T]):
-    """Decodes a body strictly: errors name the field; the schema is the struct's own.
+    """Decodes a body as ``read`` does: errors name the field; the schema is the struct's own.
 
-    An empty body never comes here: the handler's ``data`` is then its default.
+    What was noted is with the connection: ``notes_of``. An empty body never comes here: the
+    handler's ``data`` is then its default.
     """
 
     def decode_bytes(self, value: bytes) -> T:
         """Return the body as the handler's struct."""
-        return decode(value, self.model_type)
+        found, self.asgi_connection.state.notes = read(value, self.model_type)
+        return found
 
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
@@ -108,6 +112,12 @@ class JsonBody(AbstractDTO[T], Generic[T]):
     def detect_nested_field(cls, field_definition: FieldDefinition) -> bool:  # noqa: ARG003
         """Return false: there is no transfer model."""
         return False
+
+
+def notes_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Notes:
+    """Return what was noted while a connection's body was read."""
+    found: Notes = connection.state.get("notes") or Notes()
+    return found
 
 
 async def _send_part(send: Send, part: bytes) -> None:

@@ -110,7 +110,7 @@ def _check(name: str, asked: str, version: str, found: str, packages: Path) -> N
 def _records(packages: Path, name: str) -> dict[str, str]:
     file = _record_file(packages, name)
     try:
-        found: Any = json.loads(file.read_text("utf-8"))
+        found: Any = json.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -95,5 +95,5 @@ def _parent(member: zipfile.ZipInfo) -> str:
 
 
 def _is_weights(member: zipfile.ZipInfo) -> bool:
-    base = _base(member.filename)
+    base = _base(member.filename).lower()
     return base.startswith("model") and base.endswith(".safetensors")

@@ -30,6 +30,7 @@ class SpecDecodeOptions:
         "none",
         "guess from the text itself (ngram), by a smaller model (draft), or not at all",
         flag="--spec-decode",
+        common=True,
         switches={"none": [], "ngram": ["ngram"], "draft": ["draft"]},
     )
     tokens: int = option(

@@ -21,12 +21,14 @@ class SsdTierOptions:
         True,
         "keep evicted KV blocks on disk",
         flag="--ssd",
+        common=True,
         switches={True: ["ssd-tier"], False: ["no:ssd-tier"]},
     )
     cache_dir: Path = option(
         Path("~/.cache/mlx-lm-server/kv-cache"),
-        "folder of the blocks; one server at a time",
+        "folder of the blocks; a second server gets one of its own in it",
         flag="--ssd-cache-dir",
+        common=True,
     )
     ttl_days: int = option(
         7,

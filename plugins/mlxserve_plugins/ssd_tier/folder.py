@@ -36,6 +36,10 @@ READ_AT_ONCE: Final = 1 << 30
 """More than this in one call is an error on macOS."""
 
 
+class FolderInUseError(SettingError):
+    """Another process holds the folder."""
+
+
 @frozen
 class StoredFile:
     """A file of the tier: its size, and when it was last used (Unix seconds)."""
@@ -101,14 +105,15 @@ def lock(rank_folder: Path) -> DirectoryLock:
     """Take the lock of a rank's folder.
 
     Raises:
-        SettingError: Another server holds it, or the folder cannot be used.
+        FolderInUseError: Another server holds it.
+        SettingError: The folder cannot be used.
     """
     taken = DirectoryLock(rank_folder / LOCK)
     try:
         taken.acquire()
     except BlockingIOError as error:
         holder = f"process {taken.holder}" if taken.holder else "another process"
-        raise SettingError(
+        raise FolderInUseError(
             f"{rank_folder} is in use by {holder}; stop it, or name another --ssd-cache-dir"
         ) from error
     except OSError as error:

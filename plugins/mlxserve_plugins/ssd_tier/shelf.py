@@ -5,16 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 
+import structlog
+
 from mlxserve_hookspecs import Block, BlockKey, CacheLayout
 from mlxserve_plugins.ssd_tier import SsdTierOptions
 from mlxserve_plugins.ssd_tier.backlog import Backlog
-from mlxserve_plugins.ssd_tier.folder import DirectoryLock, lock, namespace_name, rank_name
+from mlxserve_plugins.ssd_tier.folder import namespace_name
 from mlxserve_plugins.ssd_tier.index import Index, Part
+from mlxserve_plugins.ssd_tier.place import Place
 from mlxserve_plugins.ssd_tier.reader import Piece, Reader
 from mlxserve_plugins.ssd_tier.runfile import Shapes
 from mlxserve_plugins.ssd_tier.space import Limits, Space
 from mlxserve_plugins.ssd_tier.totals import Totals
 from mlxserve_plugins.ssd_tier.writer import Writer, Writing
+
+log = structlog.get_logger("mlxserve.ssd")
 
 RUN_BLOCKS: Final = 16
 RUN_BYTES: Final = 256 << 20
@@ -22,15 +27,13 @@ RUN_BYTES: Final = 256 << 20
 
 
 class Shelf:
-    """One namespace of one rank. Called on the engine thread; nothing here waits for the disk.
+    """One namespace of one rank. Called on the engine thread; nothing here waits for the disk."""
 
-    Raises:
-        SettingError: The folder cannot be used, or another server uses it.
-    """
-
-    def __init__(self, layout: CacheLayout, shapes: Shapes, options: SsdTierOptions) -> None:
-        rank_folder = options.cache_dir.expanduser() / rank_name(layout.rank)
-        self._lock: DirectoryLock = lock(rank_folder)
+    def __init__(
+        self, layout: CacheLayout, shapes: Shapes, options: SsdTierOptions, place: Place
+    ) -> None:
+        rank_folder = place.folder
+        self._place = place
         self._users: list[object] = []
         self._patient = not options.async_writes
         self._index = Index()
@@ -146,7 +149,16 @@ class Shelf:
         self._writer.stop()
         self._totals.add(dropped_closing=self._backlog.clear(lambda _: True))
         self._reader.stop()
-        self._lock.release()
+        self._place.lock.release()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        written, dropped = self._totals.snapshot()["blocks_written"], self._totals.dropped
+        facts = {"blocks_written": int(written), "folder": str(self._place.folder)}
+        if dropped:
+            log.info("some blocks were not written to disk", dropped=int(dropped), **facts)
+        else:
+            log.info("every cached block is on disk", **facts)
 
     def _waiting(self, keys: Sequence[BlockKey]) -> list[Block]:
         """Return the blocks of ``keys``, from the first on, that wait to be written."""

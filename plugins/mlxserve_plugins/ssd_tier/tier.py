@@ -8,23 +8,24 @@ from attrs import define
 
 from mlxserve_hookspecs import Array, Block, BlockKey, CacheLayout
 from mlxserve_plugins.ssd_tier import SsdTierOptions
+from mlxserve_plugins.ssd_tier.place import claim
 from mlxserve_plugins.ssd_tier.runfile import STATE_MARK, Shapes, state_key
 from mlxserve_plugins.ssd_tier.shelf import Shelf
 
 State: TypeAlias = tuple[Array | bytes, ...]
 
-Shelves: TypeAlias = dict[tuple[int, bytes], Shelf]
-"""The shelves of one plugin, by rank and namespace."""
+Shelves: TypeAlias = dict[tuple[int, bytes], Shelf | None]
+"""The shelves of one plugin, by rank and namespace; ``None``: there is no folder for it."""
 
 LAST_WRITES_S: Final = 5.0
 """How long a store of states, which nobody flushes, waits for its last writes at the end."""
 
 
 def open_tier(layout: CacheLayout, options: SsdTierOptions, shelves: Shelves) -> "DiskTier | None":
-    """Return the tier of a layout; ``None`` if its dtypes are unknown.
+    """Return the tier of a layout; ``None`` if its dtypes are unknown, or its folder is in use.
 
     Raises:
-        SettingError: The folder cannot be used, or another server uses it.
+        SettingError: The folder cannot be used.
     """
     shelf = _shelf(layout, options, shelves)
     if shelf is None:
@@ -37,7 +38,7 @@ def open_tier(layout: CacheLayout, options: SsdTierOptions, shelves: Shelves) ->
 def open_states(
     layout: CacheLayout, options: SsdTierOptions, shelves: Shelves
 ) -> "DiskStates | None":
-    """Return the state store of a layout; ``None`` if its dtypes are unknown.
+    """Return the state store of a layout; ``None`` as for ``open_tier``.
 
     Raises:
         SettingError: As for ``open_tier``.
@@ -54,10 +55,12 @@ def _shelf(layout: CacheLayout, options: SsdTierOptions, shelves: Shelves) -> Sh
     shapes = Shapes.of(layout)
     if shapes is None:
         return None
-    place = (layout.rank, layout.namespace)
-    if place not in shelves or shelves[place].closed:
-        shelves[place] = Shelf(layout, shapes, options)
-    return shelves[place]
+    name = (layout.rank, layout.namespace)
+    known = shelves.get(name)
+    if name not in shelves or (known is not None and known.closed):
+        place = claim(layout, options.cache_dir)
+        shelves[name] = None if place is None else Shelf(layout, shapes, options, place)
+    return shelves[name]
 
 
 @define(eq=False)

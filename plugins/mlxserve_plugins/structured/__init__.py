@@ -21,7 +21,7 @@ def _is_installed() -> bool:
 
 @define(eq=False)
 class Structured:
-    """Constrains with the library llguidance, an extra: ``mlxserve[structured]``.
+    """Constrains with the library llguidance.
 
     Attributes:
         installed: Whether the library is there; without it every demand is left to others.
@@ -39,7 +39,7 @@ class Structured:
 
         structlog.get_logger("mlxserve.structured").warning(
             "response_format and a forced tool_choice are refused: llguidance is missing",
-            install="pip install 'mlxserve[structured]'",
+            install="pip install llguidance",
         )
 
     @hookimpl
@@ -52,7 +52,7 @@ class Structured:
     def make_constraint(
         self, request: GenerationRequest, text: TextCodec, vocab_size: int
     ) -> Constraint | None:
-        """Answer demands that are JSON, a schema or a call.
+        """Answer demands that are JSON, a schema, a grammar or a call.
 
         Raises:
             RequestError: The demand is malformed, unsupported or too large (status 400).
@@ -60,8 +60,13 @@ class Structured:
         demand = demand_of(request, text) if self.installed else None
         if demand is None:
             return None
-        made: Constraint = self._for(text, vocab_size).constraint(demand)
-        return made
+        from mlxserve_plugins.tools.budget import Unlimited, limited  # noqa: PLC0415 - mlx
+
+        made: Constraint = Unlimited()
+        if demand.grammar:
+            made = self._for(text, vocab_size).constraint(demand)
+        found: Constraint = limited(made, request, text, vocab_size)
+        return found
 
     def _for(self, text: TextCodec, vocab_size: int) -> Any:
         # Imports the library, numpy and mlx.

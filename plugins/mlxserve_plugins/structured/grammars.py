@@ -10,6 +10,7 @@ from llguidance import LLMatcher, LLParserLimits
 from mlxserve_hookspecs import Constraint, TextCodec
 from mlxserve_plugins.structured.constraint import AfterThinking, Follows
 from mlxserve_plugins.structured.demands import Demand, refusal
+from mlxserve_plugins.structured.lazily import Lazily
 from mlxserve_plugins.structured.vocabulary import tokenizer_of
 
 KEPT: Final = 64
@@ -42,8 +43,18 @@ class Grammars:
         Raises:
             RequestError: The grammar is not supported, or costs too much (status 400).
         """
-        matcher = self._compiled(demand).deep_copy()
-        made = Follows(matcher, self._size, demand.param)
+        compiled = self._compiled(demand)
+        if demand.trigger:
+            return Lazily(
+                compiled.deep_copy,
+                self._text,
+                self._size,
+                demand.param,
+                demand.trigger,
+                demand.after,
+                demand.single,
+            )
+        made = Follows(compiled.deep_copy(), self._size, demand.param)
         if not demand.after:
             return made
         return AfterThinking(made, self._text, self._size, demand.after.encode())

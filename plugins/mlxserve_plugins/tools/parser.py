@@ -1,13 +1,67 @@
 """Split a reply that streams into content, thinking and tool calls."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from mlxserve_hookspecs import OutputDelta
-from mlxserve_plugins.tools.calls import calls_in
-from mlxserve_plugins.tools.states import NORMAL, REASONING, TOOL, States
+from mlxserve_hookspecs import Markup, OutputDelta
+from mlxserve_plugins.tools.either import Script
+from mlxserve_plugins.tools.marks import first_marker, held_back
+from mlxserve_plugins.tools.told import Kind, Told
+
+NORMAL: Final = "normal"
+REASONING: Final = "reasoning"
+TOOL: Final = "tool"
+
+Tools: TypeAlias = Sequence[Mapping[str, Any]] | None
+MakeScript: TypeAlias = Callable[[Tools], Script]
+Edges: TypeAlias = Mapping[str, tuple[tuple[str, str], ...]]
+
+
+@frozen(kw_only=True)
+class Grammar:
+    """What a parser must know of a model.
+
+    Attributes:
+        initial: Where a reply begins.
+        edges: The markers that each state knows, and where they lead.
+        scripts: What reads a call, by the marker that opens it.
+        bare: What reads a call that no marker opens, by its first character.
+    """
+
+    initial: str = NORMAL
+    edges: Edges
+    scripts: Mapping[str, MakeScript]
+    bare: Mapping[str, MakeScript]
+
+
+def grammar_of(
+    markup: Markup, scripts: Mapping[str, MakeScript], bare: Mapping[str, MakeScript]
+) -> Grammar:
+    """Return the states of a model's replies; without scripts nothing is a call."""
+    edges: dict[str, list[tuple[str, str]]] = {}
+
+    def add(state: str, marker: str, to: str) -> None:
+        if marker and (marker, to) not in edges.setdefault(state, []):
+            edges[state].append((marker, to))
+
+    add(NORMAL, markup.think_start, REASONING)
+    add(REASONING, markup.think_end, NORMAL)
+    for marker in markup.dropped:
+        add(NORMAL, marker, NORMAL)
+    for state, pairs in markup.transitions.items():
+        for marker, to in pairs:
+            if to != TOOL or scripts:
+                add(state, marker, to)
+    own = any(to == TOOL for pairs in markup.transitions.values() for _, to in pairs)
+    for marker in scripts:
+        if not own:
+            add(NORMAL, marker, TOOL)
+        if markup.think_start:
+            add(REASONING, marker, TOOL)
+    fixed = {state: tuple(pairs) for state, pairs in edges.items() if pairs}
+    return Grammar(initial=markup.initial, edges=fixed, scripts=scripts, bare=bare)
 
 
 @define(eq=False)
@@ -15,122 +69,139 @@ class ReplyParser:
     """Reads one choice. How the text is cut into pieces changes nothing of what comes out.
 
     Held back is only what may be the start of a marker, white space that may stand before one,
-    and an open call. White space next to a marker goes with it. What looked like a call and is none
-    is content, markers and all.
+    and the head of a call. What looked like a call and is none is content, markers and all.
 
     Attributes:
-        states: What can follow what.
+        grammar: What can follow what.
         tools: The request's tools.
         reasoning: Whether the reply begins within the thinking.
+        forced: Whether a constraint makes it a call: what its end cuts is no content.
     """
 
-    states: States
-    tools: Sequence[Mapping[str, Any]] | None
+    grammar: Grammar
+    tools: Tools
     reasoning: bool = False
+    forced: bool = False
+    told: Told = field(factory=Told)
     _state: str = field(init=False)
     _held: str = ""
-    _space: str = ""
-    _after_marker: bool = field(init=False)
-    _call: str = ""
-    _call_start: str = ""
-    _call_from: str = NORMAL
-    _content: list[str] = field(factory=list)
-    _thoughts: list[str] = field(factory=list)
-    _calls: list[Mapping[str, Any]] = field(factory=list)
+    _script: Script | None = None
+    _marker: str = ""
+    _raw: str = ""
+    _first: int = 0
 
     def __attrs_post_init__(self) -> None:
         """Begin where the prompt ended."""
-        self._state = REASONING if self.reasoning else self.states.initial
-        self._after_marker = self.reasoning
+        self._state = REASONING if self.reasoning else self.grammar.initial
+        if self.reasoning:
+            self.told.mark()
 
     def feed(self, text: str) -> OutputDelta:
         """Take the next piece of text and return what became certain."""
         self._held += text
-        while (found := _first_marker(self._held, self._edges)) is not None:
-            start, marker, to = found
-            before, self._held = self._held[:start], self._held[start + len(marker) :]
-            self._say(before)
-            self._cross(marker, to)
-        keep = _held_back(self._held, self._edges)
-        certain, self._held = self._held[: len(self._held) - keep], self._held[-keep:] * (keep > 0)
-        self._say(certain)
+        self._run(final=False)
         return self._take()
 
     def finish(self) -> OutputDelta:
         """Return what was held back; the reply has ended."""
-        self._say(self._held)
+        self._run(final=True)
+        if not self.forced:
+            self.told.say(self._kind, self._held)
         self._held = ""
-        if self._state == TOOL:
-            self._close_call("", NORMAL)
-        self._tell(self._space)
-        self._space = ""
+        self.told.end(self._kind)
         return self._take()
 
     @property
+    def _kind(self) -> Kind:
+        return "reasoning" if self._state == REASONING else "content"
+
+    @property
     def _edges(self) -> Sequence[tuple[str, str]]:
-        return self.states.edges.get(self._state, ())
-
-    def _say(self, text: str) -> None:
-        """Take certain text of the present state; hold back the white space at its end."""
-        if self._state == TOOL:
-            self._call += text
-            return
-        text = self._space + text
-        if self._after_marker:
-            text = text.lstrip()
-        bare = text.rstrip()
-        self._space = text[len(bare) :]
-        if bare:
-            self._after_marker = False
-            self._tell(bare)
-
-    def _tell(self, text: str) -> None:
-        (self._thoughts if self._state == REASONING else self._content).append(text)
-
-    def _cross(self, marker: str, to: str) -> None:
-        if self._state == TOOL:
-            self._close_call(marker, to)
-        elif to == TOOL:
-            self._call, self._call_start, self._call_from = "", marker, self._state
-            self._state = TOOL
-        else:
-            self._state, self._space, self._after_marker = to, "", True
-
-    def _close_call(self, marker: str, to: str) -> None:
-        calls = calls_in(self._call, self.tools, self.states.read_call)
-        if calls is None:
-            self._state = self._call_from
-            self._tell(self._space + self._call_start + self._call + marker)
-            self._space, self._after_marker = "", False
-            return
-        self._calls += calls
-        self._state, self._space, self._after_marker = to, "", True
+        return self.grammar.edges.get(self._state, ())
 
     def _take(self) -> OutputDelta:
-        made = OutputDelta(
-            content="".join(self._content),
-            reasoning="".join(self._thoughts),
-            tool_calls=tuple(self._calls),
-        )
-        self._content, self._thoughts, self._calls = [], [], []
-        return made
+        return self.told.take(thinking=self._state == REASONING)
 
+    def _run(self, *, final: bool) -> None:
+        while self._read_call(final=final) if self._script else self._read_text():
+            pass
 
-def _first_marker(text: str, edges: Sequence[tuple[str, str]]) -> tuple[int, str, str] | None:
-    """Return where the marker starts that is complete first, the marker and where it leads.
+    def _read_text(self) -> bool:
+        """Read up to the next marker; return whether there is one."""
+        if self._bare():
+            return True
+        found = first_marker(self._held, self._edges)
+        if found is None:
+            keep = held_back(self._held, self._edges)
+            if self._may_be_bare and not self._held.strip():
+                return False
+            certain = self._held[: len(self._held) - keep]
+            self._held = self._held[len(certain) :]
+            self.told.say(self._kind, certain)
+            return False
+        start, marker, to = found
+        before, self._held = self._held[:start], self._held[start + len(marker) :]
+        self.told.say(self._kind, before)
+        if to == TOOL:
+            self._open(marker, self.grammar.scripts[marker])
+        else:
+            self._state = to
+            self.told.mark()
+        return True
 
-    Of two that end together, the longer one.
-    """
-    found = [(text.find(marker), marker, to) for marker, to in edges]
-    ends = [(at + len(marker), at, marker, to) for at, marker, to in found if at >= 0]
-    return min(ends)[1:] if ends else None
+    @property
+    def _may_be_bare(self) -> bool:
+        return bool(self.grammar.bare) and self._state == NORMAL and self.told.fresh
 
+    def _bare(self) -> bool:
+        """Open a call that no marker opens, at the very start of what is said."""
+        first = self._held.lstrip()[:1]
+        if not self._may_be_bare or first not in self.grammar.bare or not first:
+            return False
+        space = self._held[: self._held.index(first)]
+        self.told.say(self._kind, space)
+        self._held = self._held[len(space) :]
+        self._open("", self.grammar.bare[first])
+        return True
 
-def _held_back(text: str, edges: Sequence[tuple[str, str]]) -> int:
-    """Return how much of the end of ``text`` may be the start of a marker."""
-    most = min(len(text), max((len(marker) - 1 for marker, _ in edges), default=0))
-    for length in range(most, 0, -1):
-        tail = text[-length:]
-        if any(marker.startswith(tail) for marker, _ in edges):
-            return length
-    return 0
+    def _open(self, marker: str, make: MakeScript) -> None:
+        self._script, self._marker, self._raw = make(self.tools), marker, ""
+        self._first = self.told.calls
+
+    def _read_call(self, *, final: bool) -> bool:
+        """Read on in the call; return whether it ended."""
+        script = self._script
+        assert script is not None
+        opened = script.opened
+        if not opened:
+            self._raw += self._held
+        script.feed(self._held)
+        self._held = ""
+        if final:
+            script.finish()
+        if script.opened and not opened:
+            self.told.mark()
+        self.told.call(script.take(), self._first)
+        if script.status == "open":
+            return False
+        self._script = None
+        if script.status == "broken":
+            self._give_back()
+        else:
+            self.told.broken += script.broken
+            self._held, self._raw, self._state = script.rest, "", NORMAL
+            if self.forced and final:
+                self._held = ""
+        return True
+
+    def _give_back(self) -> None:
+        """What was read was no call: its marker is text, and so is what follows, unless..."""
+        raw, self._raw = self._raw, ""
+        if self._marker:
+            self.told.broken += 1
+        if self.forced:
+            return
+        # One character of a bare call is text, so that it is not taken for a call again.
+        shown = self._marker or raw[:1]
+        self.told.say(self._kind, shown)
+        self._held = raw if self._marker else raw[1:]

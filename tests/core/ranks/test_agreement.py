@@ -9,16 +9,21 @@ import mlx.core as mx
 import pytest
 from attrs import define, field, frozen
 
+from mlxserve.cache.blocks import BlockCache
+from mlxserve.cache.restoring import Restorer
+from mlxserve.pool.blocks import Blocks
+from mlxserve.pool.layout import Layout
+from mlxserve.pool.pool import Group, Pool, Shape
 from mlxserve.ranks.agreement import (
     CHECKED,
     Agreement,
     BrokenPassError,
     DisagreementError,
 )
-from mlxserve.cache.restoring import Restorer
-from mlxserve_hookspecs import Block, BlockKey, CacheLayout
+from mlxserve_hookspecs import Block, BlockArray, BlockKey, CacheLayout
 
 WAIT = 10.0
+NOTHING: Any = None
 KEYS = [BlockKey(hash=bytes([at]) * 32, parent=b"", tokens=(at,)) for at in range(4)]
 
 
@@ -128,21 +133,30 @@ class Disk:
 
 @define(eq=False)
 class Waiting:
-    """A sequence as far as a restorer looks at it before it has a row."""
+    """A sequence as far as a cache looks at it before it has a row."""
 
     restore: Any = None
 
 
+def empty_pool() -> Pool:
+    """Return a pool whose memory holds nothing."""
+    shape = Shape(Layout(()), (), (), NOTHING)
+    return Pool(shape, (Group(None, 0, (), Blocks(8)),), size=1)
+
+
 def test_a_faster_disk_asks_no_more_questions_than_a_slower_one() -> None:
-    layout = CacheLayout(namespace=b"", block_size=1, groups=(), budget=8)
+    layout = CacheLayout(
+        namespace=b"", block_size=1, arrays=(BlockArray(shape=(1,), dtype="U8"),), budget=8
+    )
 
     def restore(at: AtTable) -> tuple[int, int]:
         disk: Any = Disk(turns=2 if at.rank else 5)
-        nothing: Any = None
-        restorer = Restorer(nothing, nothing, layout, (disk,), (), at)
+        cache = BlockCache(
+            Restorer(empty_pool(), NOTHING, layout, "memory", (disk,), agreement=at), active=True
+        )
         sequence: Any = Waiting()
         turns = 0
-        while not restorer.ready(sequence, KEYS):
+        while not cache._ready(sequence, KEYS):
             turns += 1
             disk.turn()
             at.least([turns])  # the next forward pass: both must come to it

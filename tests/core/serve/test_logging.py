@@ -1,14 +1,26 @@
 import io
 import json
 import logging
+import time
 import warnings
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import structlog
+from attrs import evolve
+from structlog.contextvars import bound_contextvars
 
 from mlxserve.options import LoggingOptions
-from mlxserve.serve.logging import adopt_libraries, configure_logging, log_finish, mean_itl
+from mlxserve.serve.logging import (
+    MOST_REMEMBERED,
+    RequestLog,
+    adopt_libraries,
+    configure_logging,
+    log_finish,
+    mean_itl,
+    release_held,
+)
 from mlxserve_hookspecs import (
     Credentials,
     Finish,
@@ -61,6 +73,8 @@ def test_a_finished_request_is_one_line_of_facts(
         "event": "request finished",
         "logger": "mlxserve.requests",
         "level": "info",
+        "endpoint": "",
+        "status": 200,
         "id": "req-1",
         "choice": 2,
         "prompt_tokens": 9,
@@ -69,6 +83,7 @@ def test_a_finished_request_is_one_line_of_facts(
         "queue_seconds": 0.25,
         "ttft_seconds": 1.0,
         "itl_seconds": 0.5,
+        "tokens_per_s": 2.0,
         "total_seconds": 3.0,
         "reason": "stop",
     }
@@ -82,6 +97,60 @@ def test_a_request_that_failed_is_a_warning_with_the_errors_code(
     (line,) = lines(out)
     assert (line["level"], line["error"]) == ("warning", 500)
     assert SECRET not in out.getvalue()
+
+
+def test_a_finished_request_names_the_endpoint_at_which_it_came(
+    out: io.StringIO, request_of_one: GenerationRequest
+) -> None:
+    log = RequestLog()
+    request = evolve(request_of_one, choices=2)
+    with bound_contextvars(method="POST", path="/v1/x"):
+        log.request_received(request)
+    for choice in (1, 0):
+        log.request_finished(request, choice, finish_of())
+    log.request_finished(request, 0, finish_of())
+    assert [line["endpoint"] for line in lines(out)] == ["POST /v1/x", "POST /v1/x", ""]
+
+
+def test_requests_that_never_finish_are_forgotten(request_of_one: GenerationRequest) -> None:
+    log = RequestLog()
+    for number in range(MOST_REMEMBERED + 5):
+        log.request_received(evolve(request_of_one, id=f"r{number}"))
+    assert len(log._endpoints) == MOST_REMEMBERED
+
+
+def test_lines_are_held_until_they_are_released() -> None:
+    out = io.StringIO()
+    configure_logging(LoggingOptions(log_format="json"), out, hold=True)
+    structlog.get_logger("x").warning("one")
+    assert out.getvalue() == ""
+    release_held()
+    structlog.get_logger("x").info("two")
+    release_held()
+    assert [line["event"] for line in lines(out)] == ["one", "two"]
+
+
+def test_an_error_is_not_held() -> None:
+    out = io.StringIO()
+    configure_logging(LoggingOptions(log_format="json"), out, hold=True)
+    structlog.get_logger("x").info("one")
+    structlog.get_logger("x").error("two")
+    assert [line["event"] for line in lines(out)] == ["one", "two"]
+
+
+def test_a_terminal_gets_local_time_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XXX-5")
+    time.tzset()
+    try:
+        out = io.StringIO()
+        configure_logging(LoggingOptions(log_format="console"), out)
+        before = datetime.now(tz=UTC)
+        structlog.get_logger("mlxserve.x").info("hello")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    there = [before + timedelta(hours=5, seconds=late) for late in (0, 1, 2)]
+    assert out.getvalue() in [f"{at:%m-%d %H:%M:%S} hello\n" for at in there]
 
 
 def test_fewer_than_two_tokens_have_no_latency_between_them() -> None:

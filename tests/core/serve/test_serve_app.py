@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +11,7 @@ from litestar.config.app import AppConfig
 from litestar.testing import TestClient
 
 from mlxserve.serve.app import build_app, services_of
+from mlxserve.serve.description import page_of
 from mlxserve_hookspecs import (
     Credentials,
     EngineStatus,
@@ -103,7 +105,60 @@ def test_the_interface_is_described(client: TestClient[Any]) -> None:
     described = json.loads(client.get("/schema/openapi.json").text)
     assert described["info"] == {"title": "mlxserve", "version": version("mlxserve")}
     assert "/v1/chat/completions" in described["paths"]
-    assert client.get("/schema").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/"])
+def test_the_page_of_the_interface_loads_nothing_and_runs_nothing(
+    client: TestClient[Any], path: str
+) -> None:
+    page = client.get(path)
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "/v1/chat/completions" in page.text
+    assert re.findall(r"<script|<link|<img|//|\bon\w+=", page.text) == []
+
+
+def test_the_page_of_the_interface_is_text() -> None:
+    schema = {
+        "info": {"title": "<t>", "version": "1"},
+        "paths": {
+            "/<x>": {
+                "post": {
+                    "description": "Do <b>. More",
+                    "requestBody": {"content": {"j": {"schema": {"$ref": "#/c/s/a_B"}}}},
+                    "parameters": [{"name": "q", "in": "query", "description": "<i>"}],
+                    "responses": {"200": {"description": "fine"}},
+                }
+            }
+        },
+        "components": {
+            "schemas": {
+                "a_B": {
+                    "required": ["n"],
+                    "properties": {
+                        "n": {"oneOf": [{"type": "integer"}, {"type": "null"}]},
+                        "m": {"type": "array", "items": {"$ref": "#/c/s/a_C"}},
+                    },
+                }
+            }
+        },
+    }
+    page = page_of(schema)
+    assert re.findall(r"<(?:t|x|i)>", page) == []
+    assert "<code>n</code><td>integer or null, required" in page
+    assert "<code>m</code><td>list of C" in page
+    assert "in query" in page
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/openapi.json", "/schema/nothing"])
+def test_the_description_needs_a_key_where_routes_do(
+    make_resolved: Made, service: FakeService, path: str
+) -> None:
+    with TestClient(build_app(make_resolved(Pages(), Doorkeeper()), service)) as client:
+        assert client.get(path).status_code == 401
+        answer = client.get(path, headers={"Authorization": "Bearer right"})
+        assert answer.status_code == (404 if path.endswith("nothing") else 200)
 
 
 def test_a_plugin_may_change_the_application(make_resolved: Made, service: FakeService) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
-from mlxserve.resolved import Resolved
+from mlxserve.resolved import Resolved, SettingRow
 from mlxserve.serve.address import Address, address_of, listen
 from mlxserve.serve.greeting import greeting
+from mlxserve.serve.lifecycle import explained
 from mlxserve.serve.run import run, serve
-from mlxserve_hookspecs import Credentials, ModelError, RequestError, hookimpl
+from mlxserve_hookspecs import Credentials, ModelError, RequestError, SettingError, hookimpl
 
 from .conftest import CARD, FakeService, Made, Pages
 
@@ -119,7 +122,7 @@ def test_the_port_is_answered_while_the_model_loads(
 
     def work() -> None:
         answers.append(httpx.get(f"{url}/card").status_code)
-        assert capsys.readouterr().out == ""
+        assert "mlxserve serves" not in capsys.readouterr().out
         service.loaded.set()
         answers.append(httpx.get(f"{url}/card").status_code)
         until(lambda: "curl" in capsys.readouterr().out)
@@ -145,6 +148,68 @@ def test_requests_are_answered_during_the_drain(
 
     assert served(make_resolved(Pages()), service, listener, beside=work, end=None) == 0
     assert answers == [200]
+
+
+def test_a_shutdown_says_what_it_waits_for_and_that_it_is_over(
+    make_resolved: Made, service: FakeService, listener: socket.socket, url: str
+) -> None:
+    def work() -> None:
+        httpx.get(f"{url}/card")
+
+    with structlog.testing.capture_logs() as logs:
+        served(make_resolved(Pages()), service, listener, beside=work, end=signal.SIGINT)
+    first, last = logs
+    assert first == {
+        "event": "shutting down",
+        "signal": "SIGINT",
+        "running": 0,
+        "waiting": 0,
+        "timeout_s": 4.0,
+        "log_level": "info",
+    }
+    assert (last["event"], last["requests"]) == ("stopped", "finished")
+
+
+def test_the_log_of_a_start_comes_after_the_mistake_that_ends_it(tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(STARTING)
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stderr.splitlines() == ["the mistake", '{"event": "a line of the start"}']
+
+
+STARTING = """
+import sys
+import structlog
+from mlxserve.options import LoggingOptions
+from mlxserve.serve.logging import configure_logging
+
+configure_logging(LoggingOptions(log_format="json"), sys.stderr, hold=True)
+structlog.configure(processors=[structlog.processors.JSONRenderer()],
+    logger_factory=structlog.stdlib.LoggerFactory())
+import logging
+logging.getLogger().handlers[0].target.setFormatter(logging.Formatter("%(message)s"))
+structlog.get_logger("x").info("a line of the start")
+print("the mistake", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "failure", "words"),
+    [
+        (("model", "model", "m", "default"), ModelError("m is away"), "no model was named"),
+        (("model", "model", "m", "--model"), ModelError("m is away"), "^m is away"),
+        (("model", "model", "m", "default"), SettingError("no room"), "^no room"),
+    ],
+    ids=["the default", "a named one", "another mistake"],
+)
+def test_who_named_no_model_is_told_that_the_default_was_meant(
+    row: tuple[str, str, str, str], failure: Exception, words: str
+) -> None:
+    told = explained(failure, [SettingRow(*row)])
+    assert isinstance(told, type(failure))
+    assert re.match(words, str(told))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
@@ -263,6 +328,12 @@ def test_the_greeting_names_only_paths_that_are_served() -> None:
     only = greeting(address, CARD, {"/v1/completions"}, needs_key=False)
     assert "curl http://127.0.0.1:80/v1/completions" in only
     assert "curl" not in greeting(address, CARD, {"/metrics"}, needs_key=False)
+
+
+def test_the_greeting_names_the_page_where_there_is_one() -> None:
+    address = Address("127.0.0.1", 80)
+    assert "http://127.0.0.1:80/ in a browser" in greeting(address, CARD, {"/"}, needs_key=False)
+    assert "browser" not in greeting(address, CARD, {"/metrics"}, needs_key=False)
 
 
 def test_launched_ranks_are_the_whole_run(make_resolved: Made) -> None:

@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlxserve.batch.sequence import sequences_of
 from mlxserve.text.detokenizer import LIMIT, Detokenizer
 from mlxserve.text.tokenizer import Tokenizer
+from mlxserve_hookspecs import GenerationRequest, SamplingParams, StopConditions
 
 TEXTS = {
     "plain": "the cat sat on the mat",
@@ -147,3 +149,50 @@ def test_context_of_nothing_but_hidden_tokens_is_no_context(sentencepiece_codec:
 
 def test_a_reply_of_nothing_is_empty(codec: Tokenizer) -> None:
     assert streamed(codec, [], skip=True) == ""
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["shown", "skipped"])
+def test_a_continuation_reads_as_the_tokenizer_would_decode_it_there(
+    codec: Tokenizer, skip: bool
+) -> None:
+    prompt = codec.encode("the cat the cat the cat")
+    reply = codec.encode("the cat", add_special_tokens=False)
+    detokenizer = Detokenizer(codec, skip_special_tokens=skip, after=prompt)
+    text = "".join([*(detokenizer.add(token) for token in reply), detokenizer.finish()])
+    before = codec.decode(prompt, skip_special_tokens=skip)
+    assert before + text == codec.decode([*prompt, *reply], skip_special_tokens=skip)
+
+
+def test_a_sentencepiece_reply_keeps_its_leading_space(sentencepiece_codec: Tokenizer) -> None:
+    prompt, reply = (sentencepiece_codec.encode(text) for text in ("the", "the the"))
+    alone = Detokenizer(sentencepiece_codec, skip_special_tokens=True)
+    after = Detokenizer(sentencepiece_codec, skip_special_tokens=True, after=prompt)
+    assert "".join(map(alone.add, reply)) == "the the"
+    assert "".join(map(after.add, reply)) == " the the"
+
+
+def test_a_prompt_that_ends_within_a_character_is_gone_on_with(byte_level_codec: Tokenizer) -> None:
+    tokens = byte_level_codec.encode("🦊", add_special_tokens=False)
+    assert len(tokens) == 4
+    cut = Detokenizer(byte_level_codec, skip_special_tokens=True, after=tokens[:2])
+    assert cut.finish() == ""
+    whole = Detokenizer(byte_level_codec, skip_special_tokens=True, after=tokens[:2])
+    assert "".join([*map(whole.add, tokens[2:]), whole.finish()]) == "🦊"
+
+
+@pytest.mark.parametrize(("continues", "text"), [(True, " the the"), (False, "the the")])
+def test_a_request_says_whether_its_text_goes_on_with_the_prompts(
+    sentencepiece_codec: Tokenizer, continues: bool, text: str
+) -> None:
+    request = GenerationRequest(
+        id="a",
+        prompt=tuple(sentencepiece_codec.encode("the")),
+        sampling=SamplingParams(),
+        stop=StopConditions(max_tokens=9),
+        continues=continues,
+    )
+    (sequence,) = sequences_of(
+        request, arrived=0, seed=0, uids=[1], text=sentencepiece_codec, max_tokens=9
+    )
+    reply = sentencepiece_codec.encode("the the", add_special_tokens=False)
+    assert "".join(map(sequence.detokenizer.add, reply)) == text

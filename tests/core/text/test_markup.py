@@ -64,3 +64,26 @@ def test_markers_that_are_special_tokens_are_said_to_be() -> None:
 def test_only_a_template_that_ends_with_it_opens_the_thinking(prompt: str, opens: bool) -> None:
     codec = thinking(THINKS)
     assert codec.opens_thinking(codec.encode("the cat " * 30 + prompt)) == opens
+
+
+def test_what_a_plugin_says_of_markers_is_heard() -> None:
+    codec = thinking(THINKS)
+    codec.markup = Markup(think_start="[THINK]", think_end="[/THINK]")
+    assert codec.opens_thinking(codec.encode("the cat [THINK]\n"))
+    assert not codec.opens_thinking(codec.encode("the cat <think>\n"))
+
+
+@pytest.mark.parametrize(
+    ("template", "source"),
+    [
+        (None, ""),
+        ("{{ messages }}", "{{ messages }}"),
+        ({"default": "a", "tool_use": "b"}, "b"),
+        ({"default": "a"}, "a"),
+    ],
+    ids=["none", "one", "several", "a default"],
+)
+def test_the_templates_source_is_known(template: object, source: str) -> None:
+    codec = thinking()
+    codec._wrapper._tokenizer.chat_template = template
+    assert codec.chat_template == source

@@ -112,3 +112,44 @@ def test_what_was_held_back_comes_out_at_the_end() -> None:
     assert matcher.feed("go STO") == ("go ", None)
     assert matcher.flush() == "STO"
     assert matcher.flush() == ""
+
+
+SKIP = (("<think>", "</think>"), ("<call>", ""))
+
+
+def skipping(text: Sequence[str], *strings: str, within: bool = False) -> tuple[str, str | None]:
+    matcher = StopMatcher(strings, SKIP, within=within)
+    shown = ""
+    for piece in text:
+        safe, found = matcher.feed(piece)
+        shown += safe
+        if found is not None:
+            return shown, found
+    return shown + matcher.flush(), None
+
+
+@pytest.mark.parametrize(
+    ("text", "within", "shown", "found"),
+    [
+        ("<think>a stop b</think>c stop d", False, "<think>a stop b</think>c ", "stop"),
+        ("a stop b</think>c stop d", True, "a stop b</think>c ", "stop"),
+        ("a stop b<think>", False, "a ", "stop"),
+        ("a st<think>op</think>op", False, "a st<think>op</think>op", None),
+        ("a <call>stop</call>stop", False, "a <call>stop</call>stop", None),
+        ("<thin stop", False, "<thin ", "stop"),
+        ("<think>stop", False, "<think>stop", None),
+        ("a <thi", False, "a <thi", None),
+        ("a stop<thi", False, "a ", "stop"),
+        ("a sto", False, "a sto", None),
+    ],
+)
+def test_between_markers_nothing_is_looked_for_at_any_split(
+    text: str, within: bool, shown: str, found: str | None
+) -> None:
+    splits = [[text[:at], text[at:]] for at in range(len(text))]
+    for pieces in [[text], list(text), *splits]:
+        assert skipping(pieces, "stop", within=within) == (shown, found)
+
+
+def test_a_marker_is_no_text_that_a_stop_string_could_be_in() -> None:
+    assert skipping(["a <think>b</think> < c"], "<") == ("a <think>b</think> ", "<")

@@ -7,7 +7,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlxserve.text.tokenizer import Tokenizer
 from mlxserve_hookspecs import RequestError, TextCodec
 
-from .conftest import byte_level, wrapped
+from .conftest import CHAT, byte_level, wrapped
 
 HELLO = [{"role": "user", "content": "the cat"}]
 
@@ -51,6 +51,27 @@ def test_tools_and_template_arguments_reach_the_template(codec: Tokenizer) -> No
     tools = [{"type": "function", "function": {"name": "cat"}}]
     text = rendered(codec, HELLO, tools=tools, template_kwargs={"mood": "ate"})
     assert "[cat](ate)" in text
+
+
+IN_SYSTEM = """{% for message in messages %}{{ message.content }}\
+{% if message.role == 'system' %}{% for tool in tools or [] %}{{ tool }}{% endfor %}{% endif %}\
+{% endfor %}"""
+
+
+@pytest.mark.parametrize(
+    ("template", "ignores"),
+    [
+        (CHAT, False),
+        (IN_SYSTEM, False),
+        ("{% for message in messages %}{{ message.content }}{% endfor %}", True),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}x", False),
+        (None, False),
+    ],
+    ids=["lists them", "lists them beside a system message", "ignores", "refuses", "no template"],
+)
+def test_a_template_that_ignores_tools_is_found(template: str | None, ignores: bool) -> None:
+    codec = Tokenizer(wrapped(byte_level(), template))
+    assert codec.markup.ignores_tools is ignores
 
 
 def test_text_parts_are_joined(codec: Tokenizer) -> None:

@@ -4,6 +4,7 @@ It keeps what it has seen in the folder of ``--ssd-cache-dir``, if there is one.
 """
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -20,7 +21,8 @@ BLOCK = 4
 COLD_S = 0.04
 KNOWN = {
     "model", "max_tokens", "temperature", "stream", "stream_options", "prompt", "messages",
-    "top_p", "seed", "logit_bias", "stop",
+    "top_p", "seed", "logit_bias", "stop", "tools", "response_format", "echo", "logprobs",
+    "cache_salt",
 }  # fmt: skip
 
 
@@ -35,6 +37,9 @@ class Behaviour:
         reply: A word of its replies.
         interval: Seconds between words.
         folder: Where it keeps what it has seen.
+        leaves_behind: Whether a row stays in use when nobody is served.
+        schemas: Whether it takes ``response_format``.
+        bits: Of its KV: the fewer, the less sure it is of what it says.
         bodies: What it was sent.
         seen: Beginnings of prompts that it was sent.
     """
@@ -45,6 +50,9 @@ class Behaviour:
     reply: str = "word"
     interval: float = 0.0
     folder: Path | None = None
+    leaves_behind: bool = False
+    schemas: bool = True
+    bits: int = 16
     bodies: list[Mapping[str, Any]] = field(factory=list)
     seen: set[str] = field(factory=set)
 
@@ -52,12 +60,15 @@ class Behaviour:
         known = KNOWN | ({"ignore_eos"} if self.whole else set())
         if unknown := sorted(set(body) - known):
             return f"unknown field {unknown[0]}"
+        if not self.schemas and "response_format" in body:
+            return "response_format needs what is not installed"
         if not self.checks:
             return None
         faulty = (
-            not isinstance(body["temperature"], float)
-            or body["max_tokens"] < 0
-            or "stop" in body
+            not isinstance(body["temperature"], float | int)
+            or body["temperature"] < 0
+            or not isinstance(body["max_tokens"], int)
+            or not isinstance(body.get("stream_options", {}), dict)
             or "logit_bias" in body
         )
         return "malformed" if faulty else None
@@ -82,17 +93,34 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._answer(200, {"data": [{"id": "fake"}]})
+        if self.path == "/metrics":
+            return self._metrics()
+        return self._answer(200, {"data": [{"id": "fake"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.behaviour.bodies.append(body)
+        if self.path == "/tokenize":
+            return self._answer(200, {"tokens": [len(word) for word in body["prompt"].split()]})
+        if not body.get("stream"):
+            return self._answer(200, scored(body, self.behaviour.bits))
         if refusal := self.behaviour.refusal(body):
             return self._answer(400, {"error": {"message": refusal}})
         return self._reply(body)
 
+    def _metrics(self) -> None:
+        gauges = {
+            "active_sequences": int(self.behaviour.leaves_behind),
+            "queued_requests": 0,
+            "used_blocks": int(self.behaviour.leaves_behind),
+            "mlxserve_cached_blocks": len(self.behaviour.seen),
+        }
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write("".join(f"{name} {value}\n" for name, value in gauges.items()).encode())
+
     def _reply(self, body: Mapping[str, Any]) -> None:
-        prompt = body.get("prompt") or body["messages"][0]["content"]
+        prompt = body.get("prompt") or " ".join(one["content"] for one in body["messages"])
         words = prompt.split()
         cached = self.behaviour.cached(words)
         time.sleep(COLD_S * (1 - cached / len(words)))
@@ -126,6 +154,22 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
 
+def scored(body: Mapping[str, Any], bits: int) -> Mapping[str, Any]:
+    """Answer with log-probabilities: two tokens, the second gains as the bits get fewer."""
+    likely = {16: 0.75, 8: 0.7}.get(bits, 0.4)
+    top = {"one": math.log(likely), "two": math.log(1.0 - likely)}
+    count = len(body["prompt"]) if body.get("echo") else body["max_tokens"]
+    tokens = ["one"] * count
+    if bits < 8 and not body.get("echo"):
+        tokens[count // 2] = "two"
+    logprobs = {
+        "tokens": tokens,
+        "token_logprobs": [None, *[top["one"]] * (count - 1)],
+        "top_logprobs": [None, *[top] * (count - 1)],
+    }
+    return {"choices": [{"logprobs": logprobs}]}
+
+
 class Listening(ThreadingHTTPServer):
     request_queue_size = 64
 
@@ -151,8 +195,11 @@ def main(words: list[str]) -> None:
         sys.exit("mlxserve: it cannot start")
     done = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: done.set())
-    folder = Path(given["--ssd-cache-dir"])
-    with serving(Behaviour(folder=folder, interval=0.005), int(given["--port"])):
+    folder = Path(given["--ssd-cache-dir"]) if "--ssd-cache-dir" in given else None
+    interval = float(given.get("--interval", 0.005))
+    bits = int(given.get("--kv-bits", 16))
+    behaviour = Behaviour(folder=folder, interval=interval, bits=bits)
+    with serving(behaviour, int(given["--port"])):
         done.wait()
 
 

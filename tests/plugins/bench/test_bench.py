@@ -1,5 +1,4 @@
 import json
-import os
 import random
 import sys
 from argparse import ArgumentParser
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxserve_hookspecs import MlxserveError, SettingError
+from mlxserve_hookspecs import CommandHost, SettingError
 from mlxserve_plugins.bench import Bench
 from mlxserve_plugins.bench.client import Ask, BenchError, connect
 from mlxserve_plugins.bench.figures import Goals, Trace
@@ -19,10 +18,10 @@ from mlxserve_plugins.bench.load import Prompts, prompts_for
 from mlxserve_plugins.bench.process import Command
 from mlxserve_plugins.bench.report import Report, as_text
 from mlxserve_plugins.bench.restart import RestartFlags, measure
-from mlxserve_plugins.bench.soak import SoakFlags, growth, resident, soak, unexpected
 from mlxserve_plugins.bench.speculation import copied
 from mlxserve_plugins.bench.tasks import TASKS, VARIANTS
 
+from .fake_engine import FakeHost
 from .fake_server import Behaviour, serving
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_server.py")))
@@ -34,9 +33,9 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def bench(*words: str) -> int:
+def bench(*words: str, host: CommandHost | None = None) -> int:
     """Run ``mlxserve bench`` with ``words``."""
-    (command,) = Bench().commands()
+    (command,) = Bench().commands(host or FakeHost())
     parser = ArgumentParser(add_help=False)
     command.add_arguments(parser)
     return command.run(parser.parse_args(words))
@@ -151,59 +150,6 @@ def test_concurrent_requests_of_a_task_differ(task: str) -> None:
     assert len({TASKS[task](number) for number in range(VARIANTS)}) == VARIANTS
 
 
-async def test_soak_counts_every_kind_and_finds_nothing_wrong(stack: ExitStack) -> None:
-    url = stack.enter_context(serving(Behaviour(interval=0.001)))
-    flags = SoakFlags(url=url, minutes=0.03, clients=4, pid=os.getpid(), warmup_s=0, seed=1)
-    report = await soak(flags)
-    assert not report.failed
-    assert all(row["answered"] + row["refused"] > 0 for row in report.rows)
-    refused = {row["kind"] for row in report.rows if row["refused"]}
-    assert refused == {"malformed", "impossible"}
-    assert report.notes[0].startswith("resident memory: ")
-
-
-async def test_soak_finds_a_server_that_answers_what_it_must_refuse(stack: ExitStack) -> None:
-    url = stack.enter_context(serving(Behaviour(checks=False)))
-    report = await soak(SoakFlags(url=url, minutes=0.01, clients=4, max_tokens=4, seed=1))
-    assert report.failed
-    assert any("was answered" in note for note in report.notes)
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "error", "wrong"),
-    [
-        ("reply", 200, None, False),
-        ("reply", 429, "busy", False),
-        ("reply", 500, "bug", True),
-        ("reply", 0, "gone", True),
-        ("malformed", 400, "no", False),
-        ("malformed", 500, "bug", True),
-        ("impossible", 200, None, True),
-    ],
-)
-def test_what_a_soak_takes_for_wrong(
-    kind: str, status: int, error: str | None, wrong: bool
-) -> None:
-    assert unexpected(kind, Trace(sent=0.0, status=status, error=error)) is wrong
-
-
-def test_growth_leaves_warm_up_out() -> None:
-    memory = [(float(second), 10**6 * (50 if second < 5 else 100)) for second in range(40)]
-    memory += [(float(second), 10**6 * 102) for second in range(40, 60)]
-    said = growth(memory, 5.0)
-    assert "100.0 MB in the first third after 5 s, 102.0 MB in the last (+2.00 %)" in said
-    assert "100.0 to 102.0 MB" in said
-
-
-def test_resident_memory_is_that_of_the_process() -> None:
-    assert 10**6 < resident(os.getpid()) < 10**11
-
-
-def test_a_missing_process_is_one_line() -> None:
-    with pytest.raises(MlxserveError, match="cannot be read: is it there"):
-        resident(2**22 + 1)
-
-
 async def test_a_server_that_refuses_ignore_eos_is_asked_without(stack: ExitStack) -> None:
     behaviour = Behaviour(whole=False)
     url = stack.enter_context(serving(behaviour))
@@ -238,7 +184,15 @@ async def test_prompts_fit_the_server_s_tokenizer(stack: ExitStack) -> None:
         (("serve", "--url", "host:1"), "write http://HOST:PORT"),
         (("serve", "--", "--port", "1"), "bench serve starts no server"),
         (("serve", "--nonsense"), "unrecognized arguments: --nonsense"),
-        (("restart",), "say how to start the server"),
+        (("restart",), "say what to serve: bench restart -- --model MODEL"),
+        (("compare",), "say what to serve"),
+        (("engine",), "say what to serve"),
+        (("quality",), "say what to serve"),
+        (("compare", "--scenarios", "chta"), "no such scenario 'chta'; known: single, chat"),
+        (("compare", "--peer", "vllm"), "no such peer; known: mlx_lm.server"),
+        (("compare", "--peer-env", "X"), "--peer-env X: X is not NAME=VALUE"),
+        (("report", "nowhere"), "nowhere has no JSON file of bench"),
+        (("quality", "--text", "nowhere.txt", "--", "--model", "m"), "--text nowhere.txt: "),
     ],
 )
 def test_a_mistake_is_one_line(words: tuple[str, ...], message: str) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from mlxserve_hookspecs import EngineStatus
+from mlxserve_hookspecs import EngineStatus, RequestError
 from mlxserve_plugins.auth import Auth, AuthOptions
 from mlxserve_plugins.dashboard import Dashboard
 from mlxserve_plugins.dashboard.web import page_headers, state_of
@@ -40,32 +40,27 @@ def test_page_is_open_and_its_data_need_the_key(make_stage: MakeStage) -> None:
     stage = make_stage(dashboard, Auth(AuthOptions(api_key="sk-1")))
     assert stage.http.get("/").status_code == 200
     assert stage.http.get(DATA).status_code == 401
-    assert dashboard.recorder is None, "who has no key does not make the server record"
     key = {"Authorization": "Bearer sk-1"}
     assert stage.http.get(DATA, headers=key).status_code == 200
 
 
 def test_data_say_what_the_engine_and_its_tiers_say(make_stage: MakeStage) -> None:
-    stage = make_stage(
-        Dashboard(),
-        engine__max_batch_size=4,
-        engine__prefill_batch_size=3,
-        engine__completion_batch_size=6,
-    )
+    stage = make_stage(Dashboard(), engine__max_batch_size=4, engine__max_queue_size=9)
     stage.service.tiers = {"ram": {"blocks": 3.0}}
     stage.becomes(running=2, waiting=1, used_blocks=5, cached_blocks=3, steps=7)
     data = stage.http.get(DATA).json()
     assert data["engine"] == {
-        "state": "busy",
-        "error": None,
         "running": 2,
-        "rows": 6,
         "waiting": 1,
+        "batch": 4,
+        "queue": 9,
         "steps": 7,
         "step_age_s": 0.0,
         "blocks": {"used": 5, "cached": 3, "total": 100},
         "preemptions": 0,
     }
+    assert data["health"] == {"state": "healthy", "reasons": []}
+    assert data["speculates"] is False
     assert data["tiers"] == {"ram": {"blocks": 3.0}}
     assert data["model"]["id"] == "org/scripted"
     assert data["history"]["running"][-1] == 2
@@ -80,28 +75,56 @@ def test_data_come_while_the_model_loads(make_stage: MakeStage) -> None:
     stage.service.status = EngineStatus(ready=False)
     answer = stage.http.get(DATA)
     assert answer.status_code == 200
-    assert (answer.json()["engine"]["state"], answer.json()["model"]) == ("loading", None)
+    assert (answer.json()["health"]["state"], answer.json()["model"]) == ("loading", None)
 
 
-def test_requests_show_while_somebody_looks(make_stage: MakeStage) -> None:
+def test_requests_show_whether_or_not_somebody_looked(make_stage: MakeStage) -> None:
     stage = make_stage(Dashboard())
     stage.http.post("/v1/generate")
-    assert stage.http.get(DATA).json()["ended"] == {}
+    stage.service.refuses = RequestError(status=429, message="no", code="queue_full")
     stage.http.post("/v1/generate")
-    assert stage.http.get(DATA).json()["ended"] == {"stop": 1}
+    data = stage.http.get(DATA).json()
+    assert data["since_start"]["replies"] == {"stop": 1}
+    assert data["slow"][0]["total_s"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "state", "words"),
+    [
+        ({}, {"used_blocks": 95}, "overloaded", "95% of the memory"),
+        ({"admission__memory_pressure_threshold": 0.99}, {"used_blocks": 95}, "degraded", ""),
+        ({}, {"last_step_age": 61.0}, "overloaded", "running for 61 s"),
+        ({"health__watchdog_timeout_s": 0.0}, {"last_step_age": 61.0}, "healthy", ""),
+        ({}, {"error": "the GPU is gone"}, "failed", "the GPU is gone"),
+    ],
+    ids=["full", "another threshold", "stuck", "no watchdog", "failed"],
+)
+def test_health_has_its_reasons(
+    make_stage: MakeStage,
+    settings: dict[str, Any],
+    changes: dict[str, Any],
+    state: str,
+    words: str,
+) -> None:
+    stage = make_stage(Dashboard(), **settings)
+    stage.becomes(**changes)
+    found = stage.http.get(DATA).json()["health"]
+    assert found["state"] == state
+    assert words in "; ".join(found["reasons"])
+    assert bool(found["reasons"]) == bool(words)
 
 
 @pytest.mark.parametrize(
     ("changes", "state"),
     [
-        ({}, "idle"),
-        ({"running": 1}, "busy"),
-        ({"waiting": 1}, "busy"),
-        ({"draining": True, "running": 1}, "draining"),
+        ({}, "healthy"),
+        ({"running": 1}, "healthy"),
+        ({"waiting": 1}, "healthy"),
+        ({"draining": True, "running": 1}, "shutting down"),
         ({"error": "the GPU is gone", "draining": True}, "failed"),
         ({"ready": False}, "loading"),
     ],
     ids=["nothing to do", "running", "waiting", "draining", "failed", "loading"],
 )
-def test_state_is_one_word(changes: dict[str, Any], state: str) -> None:
+def test_state_is_told_in_a_word_or_two(changes: dict[str, Any], state: str) -> None:
     assert state_of(EngineStatus(**{"ready": True, **changes})) == state

@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from attrs import define, frozen
+from attrs import define, field, frozen
 from litestar import Litestar
 from openai import OpenAI
 
-from mlxserve.serve.errors import HANDLERS
+from mlxserve.serve.errors import make_handlers
 from mlxserve_hookspecs import Services
 from mlxserve_plugins.openai import OpenAi, OpenAiOptions
 
@@ -28,6 +28,16 @@ class Stage:
     engine: FakeEngine
     admission: FakeAdmission
     parse: bool = False
+    refused: list[tuple[int, str, str]] = field(factory=list)
+    adjusted: list[tuple[str, str, str]] = field(factory=list)
+
+    def refuse(self, status: int, code: str, field: str) -> None:
+        """Hear of a refusal, as plugins do."""
+        self.refused.append((status, code, field))
+
+    def adjust(self, surface: str, field: str, how: str) -> None:
+        """Hear what a request is served without, as plugins do."""
+        self.adjusted.append((surface, field, how))
 
 
 @frozen
@@ -58,11 +68,12 @@ def build_app(stage: Stage) -> Litestar:
         clear_cache=dict,
         cache_stats=dict,
         make_parser=lambda *_: MarkupParser() if stage.parse else None,
+        tell_adjusted=stage.adjust,
     )
 
     return Litestar(
         list(plugin.routes(services)),
-        exception_handlers=dict(HANDLERS),
+        exception_handlers=make_handlers(stage.refuse),
         request_max_body_size=MOST_BYTES,
         logging_config=None,
     )
@@ -92,7 +103,15 @@ def engine(running: Running) -> FakeEngine:
     running.stage.engine = FakeEngine()
     running.stage.admission = FakeAdmission()
     running.stage.parse = False
+    running.stage.refused.clear()
+    running.stage.adjusted.clear()
     return running.stage.engine
+
+
+@pytest.fixture
+def stage(engine: FakeEngine, running: Running) -> Stage:
+    """Return what the server stands on, and what was told."""
+    return running.stage
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ class FakeText:
 
     special_token_ids = frozenset({EOS})
     markup = Markup()
+    facts: Mapping[str, Any] = {"tokenizer_class": "Bytes", "chat_template": None}
 
     def __init__(self) -> None:
         self.rendered: list[dict[str, Any]] = []
@@ -58,12 +59,15 @@ class FakeText:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         self.rendered.append({"messages": messages, "tools": tools, "kwargs": template_kwargs})
         if any("raise" in message["content"] for message in messages):
             raise RequestError(status=400, message="the template refuses", param="messages")
         lines = [f"{message['role']}:{message['content']}\n" for message in messages]
+        if continue_final_message:
+            lines[-1] = lines[-1].removesuffix("\n")
         return self.encode("".join(lines) + ("assistant:" if add_generation_prompt else ""))
 
     def token_bytes(self, token: int) -> bytes:
@@ -89,6 +93,7 @@ class FakeEngine:
         closed_early: Requests whose reader left.
     """
 
+    any_name: bool = False
     limits: Limits = field(factory=lambda: Limits(max_prompt_tokens=200, max_model_len=256))
     text_codec: FakeText = field(factory=FakeText)
     replies: Sequence[str] = ("Hello, world",)
@@ -117,6 +122,7 @@ class FakeEngine:
             limits=self.limits,
             has_chat_template=True,
             identity="sha256:0",
+            any_name=self.any_name,
         )
 
     @property

@@ -48,3 +48,33 @@ def test_a_token_that_is_not_among_the_best_is_named_beside_them() -> None:
     assert text_logprobs([one], NAMES, OffsetCounter()).top_logprobs == [
         {"B": -0.1, "C": -0.2, "A": -3.0}
     ]
+
+
+ECHOES: dict[str, tuple[str, list[tuple[bytes, bool]], list[int]]] = {
+    "SentencePiece's space": ("The cat", [(b" The", False), (b" cat", False)], [0, 3]),
+    "a token that begins every text": (
+        "The cat", [(b"<s>", True), (b"The", False), (b" cat", False)], [0, 0, 3],
+    ),
+    "one that the text spells": ("<s>The", [(b"<s>", True), (b"The", False)], [0, 3]),
+    "both": ("The", [(b"<s>", True), (b" The", False)], [0, 0]),
+    "a space that is the text's own": (" The", [(b" The", False)], [0]),
+    "parts of a character": (
+        "\u00e9a", [(b"\xc3", False), (b"\xa9", False), (b"a", False)], [0, 0, 1],
+    ),
+    "what the tokenizer wrote otherwise": ("\u212b!", [(b"X", False), (b"!", False)], [0, 1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "tokens", "begins"), ECHOES.values(), ids=ECHOES)
+def test_offsets_of_an_echo_are_places_in_its_text(
+    text: str, tokens: list[tuple[bytes, bool]], begins: list[int]
+) -> None:
+    offsets = OffsetCounter(text.encode())
+    assert [offsets.take(raw, special=special) for raw, special in tokens] == begins
+
+
+def test_the_reply_begins_where_its_echo_ends() -> None:
+    offsets = OffsetCounter(b"The cat")
+    for raw in (b" The", b" cat"):
+        offsets.take(raw)
+    assert [offsets.take(raw) for raw in (b" sat", b" on")] == [7, 11]

@@ -1,3 +1,4 @@
+from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -10,8 +11,46 @@ from .fake_engine import KEY, FakeAdmission, FakeEngine
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-def test_models_lists_the_model_under_each_name(sdk: OpenAI) -> None:
-    assert [model.id for model in sdk.models.list()] == ["org/fake-model", "fake"]
+def test_models_lists_the_model_once_with_its_context(sdk: OpenAI, http: httpx.Client) -> None:
+    assert [model.id for model in sdk.models.list()] == ["org/fake-model"]
+    (told,) = http.get("/v1/models").json()["data"]
+    assert told["max_model_len"] == told["context_length"] == 256
+
+
+ALIASES: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "/chat/completions": ("POST", HI),
+    "/completions": ("POST", {"prompt": "a"}),
+    "/models": ("GET", None),
+    "/models/fake": ("GET", None),
+}
+
+
+@pytest.mark.parametrize(("path", "call"), ALIASES.items(), ids=ALIASES)
+def test_a_base_url_without_the_version_is_served(
+    http: httpx.Client, path: str, call: tuple[str, dict[str, Any] | None]
+) -> None:
+    method, body = call
+    assert http.request(method, path, json=body).status_code == 200
+
+
+def test_the_server_tells_its_version(http: httpx.Client) -> None:
+    assert http.get("/version").json() == {"version": version("mlxserve")}
+
+
+def test_the_tokenizer_is_described(http: httpx.Client) -> None:
+    facts = {"tokenizer_class": "Bytes", "chat_template": None, "max_model_len": 256}
+    assert http.get("/tokenizer_info").json() == facts
+
+
+@pytest.mark.parametrize("name", ["gpt-4", "", "org/other"])
+def test_a_request_for_any_model_is_served_where_names_are_not_checked(
+    http: httpx.Client, engine: FakeEngine, name: str
+) -> None:
+    assert http.post("/v1/chat/completions", json={**HI, "model": name}).status_code == 404
+    engine.any_name = True
+    answer = http.post("/v1/chat/completions", json={**HI, "model": name})
+    assert answer.json()["model"] == "org/fake-model"
+    assert http.get("/v1/models/gpt-4").status_code == 404
 
 
 @pytest.mark.parametrize("name", ["org/fake-model", "fake"])
@@ -66,6 +105,10 @@ def test_a_long_text_is_tokenised(http: httpx.Client) -> None:
         ("GET", "/v1/models/fake"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
+        ("POST", "/chat/completions"),
+        ("GET", "/models"),
+        ("GET", "/version"),
+        ("GET", "/tokenizer_info"),
     ],
 )
 def test_every_route_asks_for_the_key_before_it_looks_at_the_body(

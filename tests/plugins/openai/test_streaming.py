@@ -1,9 +1,11 @@
+import json
 import threading
 from collections.abc import Callable, Iterator
 
 import httpx
 import openai
 import pytest
+from attrs import evolve
 from openai import OpenAI
 
 from mlxserve_hookspecs import Finish, RequestError, Usage
@@ -133,35 +135,81 @@ TIMEOUT = Finish(
     usage=Usage(prompt_tokens=1, completion_tokens=3),
     error=RequestError(status=504, message="out of time", code="timeout"),
 )
+FAILURE = Finish(
+    reason="error",
+    usage=Usage(prompt_tokens=1, completion_tokens=3),
+    error=RequestError(status=503, message="out of memory", code="out_of_memory"),
+)
+
+
+def test_a_reply_that_runs_out_of_time_keeps_its_text(
+    http: httpx.Client, engine: FakeEngine
+) -> None:
+    engine.failure, engine.fail_after = TIMEOUT, 3
+    answer = http.post(CHAT, json={**HI, "stream": False})
+    (choice,) = answer.json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Hel", "length")
+    assert answer.json()["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"], ids=["chat", "text"])
+def test_a_stream_that_runs_out_of_time_ends_as_others_do(
+    http: httpx.Client, engine: FakeEngine, path: str
+) -> None:
+    engine.failure, engine.fail_after = TIMEOUT, 3
+    body = {"prompt": "a"} if path != CHAT else HI
+    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    events = http.post(path, json=asked).text.split("\n\n")
+    assert '"finish_reason":"length"' in events[-4]
+    assert '"completion_tokens":3' in events[-3]
+    assert events[-2:] == ["data: [DONE]", ""]
+
+
+def test_a_reply_that_runs_out_of_time_before_it_began_is_a_status(
+    http: httpx.Client, engine: FakeEngine
+) -> None:
+    nothing = Usage(prompt_tokens=1, completion_tokens=0)
+    engine.failure = evolve(TIMEOUT, usage=nothing)
+    assert http.post(CHAT, json={**HI, "stream": False}).status_code == 504
+
+
+def test_usage_comes_with_every_chunk_where_it_is_asked_for(http: httpx.Client) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    text = http.post(CHAT, json={**HI, "stream_options": options}).text
+    chunks = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[1], counts[-1]) == (0, 1, len("Hello, world"))
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {len("user:Hi\nassistant:")}
 
 
 def test_a_failure_in_a_whole_reply_is_a_status(http: httpx.Client, engine: FakeEngine) -> None:
-    engine.failure, engine.fail_after = TIMEOUT, 3
+    engine.failure, engine.fail_after = FAILURE, 3
     answer = http.post(CHAT, json={**HI, "stream": False})
-    assert answer.status_code == 504
+    assert answer.status_code == 503
     assert answer.json()["error"]["type"] == "server_error"
-    assert answer.json()["error"]["code"] == "timeout"
+    assert answer.json()["error"]["code"] == "out_of_memory"
 
 
 def test_a_failure_in_a_stream_is_an_event_and_its_end(
     http: httpx.Client, engine: FakeEngine
 ) -> None:
-    engine.failure, engine.fail_after = TIMEOUT, 3
+    engine.failure, engine.fail_after = FAILURE, 3
     events = http.post(CHAT, json=HI).text.split("\n\n")
     assert '"content":"l"' in events[-3]
-    assert events[-2].startswith('data: {"error":{"message":"out of time"')
+    assert events[-2].startswith('data: {"error":{"message":"out of memory"')
     assert events[-1] == ""
 
 
 def test_openais_client_raises_a_failure_in_a_stream(sdk: OpenAI, engine: FakeEngine) -> None:
-    engine.failure, engine.fail_after = TIMEOUT, 3
+    engine.failure, engine.fail_after = FAILURE, 3
     stream = sdk.chat.completions.create(
         model="fake", messages=[{"role": "user", "content": "Hi"}], stream=True
     )
     chunks = iter(stream)
     said = [next(chunks).choices[0].delta.content for _ in range(4)]
     assert said == ["", "H", "e", "l"]
-    with pytest.raises(openai.APIError, match="out of time"):
+    with pytest.raises(openai.APIError, match="out of memory"):
         next(chunks)
 
 

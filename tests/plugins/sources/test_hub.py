@@ -91,7 +91,9 @@ def test_folder_with_a_fault_is_one_line_that_names_it(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("reference", ["pypi:thing", "some/model.gguf", "nonsense"])
+@pytest.mark.parametrize(
+    "reference", ["pypi:thing", "some/model.gguf", "some/MODEL.GGUF", "nonsense"]
+)
 def test_other_references_are_left_to_others(reference: str, quiet: Progress) -> None:
     assert Hub().resolve_model(reference, quiet) is None
 

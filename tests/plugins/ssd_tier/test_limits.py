@@ -2,9 +2,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 
 from mlxserve_hookspecs import SettingError
 from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions
@@ -83,20 +86,85 @@ def test_reading_keeps_a_file_from_expiring(
     assert path.stat().st_mtime > past + 5 * DAY
 
 
-def test_two_servers_do_not_share_a_folder(open_tier: OpenTier, tmp_path: Path) -> None:
-    open_tier()
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Return a function by which another process holds a model's folder until the test ends."""
     code = (
+        "import sys\n"
+        "from mlxserve_plugins.ssd_tier.place import claim\n"
         "from mlxserve_hookspecs import CacheLayout\n"
-        "from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions\n"
         "from pathlib import Path\n"
-        f"plugin = SsdTier(SsdTierOptions(cache_dir=Path({str(tmp_path)!r})))\n"
-        "plugin.make_cache_tier(CacheLayout(namespace=b'z', block_size=4, arrays=()))"
+        "layout = CacheLayout(namespace=sys.argv[2].encode(), block_size=4, arrays=())\n"
+        "print(claim(layout, Path(sys.argv[1])), flush=True)\n"
+        "sys.stdin.read()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    last = done.stderr.strip().splitlines()[-1]
-    assert "SettingError" in last
-    assert f"in use by process {os.getpid()}" in last
-    assert "--ssd-cache-dir" in last
+    with ExitStack() as stack:
+
+        def hold(namespace: bytes) -> None:
+            command = [sys.executable, "-c", code, str(tmp_path), namespace.decode()]
+            other = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            stack.enter_context(other)
+            stack.callback(other.kill)
+            assert other.stdout
+            assert any("Place(" in line for line in other.stdout)
+
+        yield hold
+
+
+def test_a_second_server_has_a_folder_of_its_own_and_says_so(
+    open_tier: OpenTier, elsewhere: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    elsewhere(b"z" * 16)
+    own = f"rank_0.{(b'n' * 16).hex()[:12]}"
+    with structlog.testing.capture_logs() as logs:
+        tier = open_tier()
+        tier.store(blocks(numbered(3)))
+        assert tier.flush(10.0)
+        tier.close()
+    assert {path.parent.parent.name for path in run_paths(tmp_path)} == {own}
+    assert logs[0]["log_level"] == "warning"
+    assert logs[0]["folder"] == str(tmp_path / own)
+    assert logs[-1]["event"] == "every cached block is on disk"
+    assert logs[-1]["blocks_written"] == 3
+
+
+def test_a_server_finds_its_own_folder_again(
+    open_tier: OpenTier, elsewhere: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    (tmp_path / f"rank_0.{(b'n' * 16).hex()[:12]}").mkdir()
+    tier = open_tier()
+    tier.store(blocks(numbered(3)))
+    assert tier.flush(10.0)
+    elsewhere(b"z" * 16)  # finds the shared folder free
+    tier.close()
+    assert open_tier().lookup(numbered(3)) == 3
+
+
+def test_a_third_server_of_one_model_keeps_nothing_on_disk_and_says_so(
+    elsewhere: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    elsewhere(b"z" * 16)
+    elsewhere(b"n" * 16)
+    plugin = SsdTier(SsdTierOptions(cache_dir=tmp_path))
+    with structlog.testing.capture_logs() as logs:
+        assert plugin.make_cache_tier(layout()) is None
+        stateful = layout(state=(((2, 2), "F32"),))
+        assert plugin.make_state_store(stateful) is None
+    (entry,) = logs
+    assert entry["log_level"] == "warning"
+    assert entry["used_by"]
+    assert "--ssd-cache-dir" in entry["advice"]
+
+
+def test_a_rank_of_several_does_not_start_without_its_folder(
+    open_tier: OpenTier, tmp_path: Path
+) -> None:
+    open_tier()
+    plugin = SsdTier(SsdTierOptions(cache_dir=tmp_path))
+    with pytest.raises(SettingError, match=f"in use by process {os.getpid()}.*--ssd-cache-dir"):
+        plugin.make_cache_tier(layout(size=2))
 
 
 def test_a_folder_of_a_server_that_ended_is_free(open_tier: OpenTier) -> None:

@@ -1,0 +1,274 @@
+"""The paths, what they take and what they answer."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any, ClassVar, Protocol
+
+import msgspec
+from attrs import define, field
+from litestar import Request, Response, Router, get, post
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import Body
+
+from mlxserve_hookspecs import Credentials, EngineClient, RequestError, Services
+from mlxserve_plugins.guarding import setting
+from mlxserve_plugins.ollama.bodies import ChatBody, GenerateBody, ShowBody
+from mlxserve_plugins.ollama.fields import TABLES
+from mlxserve_plugins.ollama.models import API_VERSION, running, shown, tags
+from mlxserve_plugins.ollama.replies import Line, OllamaReply, loaded
+from mlxserve_plugins.ollama.translating import chat_of, conversation_of, model_name, text_of
+from mlxserve_plugins.openai.chat import SpokenChoice, is_forced, meter_of
+from mlxserve_plugins.openai.errors import logged
+from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
+from mlxserve_plugins.openai.parameters import check_model
+from mlxserve_plugins.openai.transport import (
+    ClientLeftError,
+    EventStream,
+    JsonBody,
+    notes_of,
+    while_connected,
+)
+from mlxserve_plugins.surface.fields import Table
+from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.tools.ignored import IgnoredTools
+
+AnyRequest = Request[Any, Any, State]
+AnyConnection = ASGIConnection[Any, Any, Any, State]
+
+CLIENT_LEFT = 499
+"""A status that nobody sees: the connection is closed."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class HasTable(Protocol):
+    """A body whose fields are in a table."""
+
+    TABLE: ClassVar[Table]
+
+
+@define(eq=False)
+class Api:
+    """The endpoints' work, apart from their paths."""
+
+    services: Services
+    ignored: IgnoredTools = field(factory=IgnoredTools)
+    desks: dict[str, Desk] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make a desk for each table."""
+        mode = setting(self.services, "server", "unknown_fields", "warn")
+        tell = self.services.tell_adjusted
+        self.desks = {table.surface: Desk(table.surface, tell, mode) for table in TABLES}
+
+    @property
+    def engine(self) -> EngineClient:
+        """The engine."""
+        return self.services.engine
+
+    def authenticate(self, connection: AnyConnection) -> None:
+        """Find out who asks, before anything else of the request is looked at."""
+        client = connection.client
+        credentials = Credentials(
+            headers=dict(connection.headers.items()),
+            path=connection.url.path,
+            client=client.host if client else "",
+        )
+        connection.state.tenant = self.services.admission.authenticate(credentials).tenant
+
+    async def chat(self, body: ChatBody, request: AnyRequest) -> Response[Any]:
+        """Answer a chat, or say that the model is there."""
+        notes = self._noted(body, request)
+        if not body.messages:
+            return self._loaded(body.model, chat=True)
+        asked = chat_of(body, notes)
+        job = await chat_job(asked, self.engine, request.state.tenant, notes)
+        self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
+        self._file(body, request, notes)
+        return await self._answer(OllamaReply(job, self._reader(job), chat=True), request)
+
+    async def generate(self, body: GenerateBody, request: AnyRequest) -> Response[Any]:
+        """Answer a prompt, or say that the model is there."""
+        notes = self._noted(body, request)
+        if not body.prompt:
+            return self._loaded(body.model, chat=False)
+        tenant = request.state.tenant
+        if body.raw:
+            job = await completion_job(text_of(body, notes), self.engine, tenant, notes)
+            spoken = SpokenChoice(None)
+        else:
+            job = await chat_job(conversation_of(body, notes), self.engine, tenant, notes)
+            spoken = self._reader(job)
+        self._file(body, request, notes)
+        return await self._answer(OllamaReply(job, spoken, chat=False), request)
+
+    def show(self, body: ShowBody, request: AnyRequest) -> dict[str, Any]:
+        """Describe the model."""
+        notes = self._noted(body, request)
+        check_model(model_name(body.model), self.engine.card, notes)
+        self._file(body, request, notes)
+        return shown(self.engine)
+
+    def _reader(self, job: Job) -> SpokenChoice:
+        forced = is_forced(job.requests[0])
+        return SpokenChoice(
+            self.services.make_parser(job.text, job.tools, job.reasoning, forced),
+            meter=meter_of(job.text, job.reasoning),
+        )
+
+    def _loaded(self, model: str, *, chat: bool) -> Response[Any]:
+        check_model(model_name(model), self.engine.card)
+        return Response(loaded(self.engine.card.id, chat=chat))
+
+    def _noted(self, body: HasTable, request: AnyRequest) -> Notes:
+        notes = notes_of(request)
+        self.desks[body.TABLE.surface].check_unknown(notes.taken)
+        return notes
+
+    def _file(self, body: HasTable, request: AnyRequest, notes: Notes) -> None:
+        peer = request.client.host if request.client else ""
+        self.desks[body.TABLE.surface].file(notes.taken, request.state.tenant or peer)
+
+    async def _answer(self, reply: OllamaReply, request: AnyRequest) -> Response[Any]:
+        try:
+            if not reply.job.stream:
+                return Response(await while_connected(request.receive, self._gather(reply)))
+            lines = self._lines(reply, request.url.path)
+            head = await while_connected(request.receive, _first(lines))
+        except ClientLeftError:
+            return Response(None, status_code=CLIENT_LEFT)
+        stream = EventStream(head, lines)
+        stream.headers["content-type"] = "application/x-ndjson"
+        return stream
+
+    async def _gather(self, reply: OllamaReply) -> Line:
+        async with aclosing(self._batches(reply.job)) as batches:
+            async for events in batches:
+                for event in events:
+                    if event.prefilled is None:
+                        reply.add(event)
+        return reply.whole()
+
+    async def _lines(self, reply: OllamaReply, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield a stream's bytes; a failure before the first yield is raised."""
+        begun, out = False, b""
+        try:
+            async with aclosing(self._batches(reply.job)) as batches:
+                async for events in batches:
+                    out = b""
+                    for event in events:
+                        for line in reply.lines(event) if event.prefilled is None else ():
+                            out += _encode(line) + b"\n"
+                    begun = True
+                    yield out
+                    out = b""
+        except Exception as error:
+            if not begun:
+                raise
+            told = error if isinstance(error, RequestError) else logged(error, path)
+            yield out + _encode({"error": told.message}) + b"\n"
+
+    async def _batches(self, job: Job) -> AsyncGenerator[Any, None]:
+        (asked,) = job.requests
+        self.services.admission.admit(asked)
+        events: AsyncIterator[Any] = self.engine.generate(asked)
+        try:
+            async for batch in events:
+                yield batch
+        finally:
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
+
+
+def make_routes(services: Services) -> list[Router]:
+    """Return the API's routes."""
+    api = Api(services)
+    makers: list[Callable[[Api], HTTPRouteHandler]] = [
+        _chat, _generate, _tags, _running, _show, _version,
+    ]  # fmt: skip
+    handlers = [make(api) for make in makers]
+    return [Router(path="/", route_handlers=handlers, guards=[_guard(api)], tags=["Ollama"])]
+
+
+def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]]:
+    # A function, not a method: Litestar makes deep copies of guards, and with them of their self.
+    async def authenticate(connection: AnyConnection, _: Any) -> None:
+        api.authenticate(connection)
+
+    return authenticate
+
+
+def _chat(api: Api) -> HTTPRouteHandler:
+    @post("/api/chat", dto=JsonBody[ChatBody], status_code=200)
+    async def ollama_chat(
+        request: AnyRequest, data: Annotated[ChatBody | None, Body()] = None
+    ) -> Response[Any]:
+        """Continue a conversation; streams lines of JSON unless ``stream`` is false."""
+        return await api.chat(_present(data), request)
+
+    return ollama_chat
+
+
+def _generate(api: Api) -> HTTPRouteHandler:
+    @post("/api/generate", dto=JsonBody[GenerateBody], status_code=200)
+    async def ollama_generate(
+        request: AnyRequest, data: Annotated[GenerateBody | None, Body()] = None
+    ) -> Response[Any]:
+        """Answer a prompt; streams lines of JSON unless ``stream`` is false."""
+        return await api.generate(_present(data), request)
+
+    return ollama_generate
+
+
+def _show(api: Api) -> HTTPRouteHandler:
+    @post("/api/show", dto=JsonBody[ShowBody], status_code=200)
+    async def ollama_show(
+        request: AnyRequest, data: Annotated[ShowBody | None, Body()] = None
+    ) -> dict[str, Any]:
+        """Describe the model."""
+        return api.show(_present(data), request)
+
+    return ollama_show
+
+
+def _tags(api: Api) -> HTTPRouteHandler:
+    @get("/api/tags")
+    async def ollama_tags() -> dict[str, Any]:
+        """List the model."""
+        return tags(api.engine.card)
+
+    return ollama_tags
+
+
+def _running(api: Api) -> HTTPRouteHandler:
+    @get("/api/ps")
+    async def ollama_ps() -> dict[str, Any]:
+        """List the model as one that is in memory."""
+        return running(api.engine.card)
+
+    return ollama_ps
+
+
+def _version(_: Api) -> HTTPRouteHandler:
+    @get("/api/version")
+    async def ollama_version() -> dict[str, str]:
+        """Name the version of Ollama whose API this is."""
+        return {"version": API_VERSION}
+
+    return ollama_version
+
+
+def _present(data: Any) -> Any:
+    if data is None:
+        message = "the request body is empty: send a JSON object"
+        raise RequestError(status=400, message=message, code="invalid_json")
+    return data
+
+
+def _first(lines: AsyncGenerator[bytes, None]) -> Coroutine[Any, Any, bytes]:
+    async def first() -> bytes:
+        return await anext(lines)
+
+    return first()
