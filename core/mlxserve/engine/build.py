@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from attrs import frozen
+from attrs import evolve, frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
@@ -21,6 +21,7 @@ from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.hooks import ask, gather
 from mlxserve.inbox import Inbox
 from mlxserve.limits import limits_of
+from mlxserve.model.folding import fold_if_it_pays
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions
 from mlxserve.ranks.agreement import ALONE, Agreement
@@ -59,7 +60,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
     group = ask(resolved.plugins, distribution.join_group)()
     model = load(resolved.plugins, resolved.model, progress, group)
-    capacity = capacity_of(resolved.engine)
+    capacity, folded = capacity_of(resolved.engine), fold_if_it_pays(model.model)
     plan = plan_kv(
         model.model,
         codec_maker(resolved.plugins),
@@ -79,6 +80,9 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         agreement=Agreement(group),
         pace=pace_of(resolved.engine),
     )
+    if folded:
+        note = f"quantized layers: {folded} run a batch's rows as one product"
+        plan = evolve(plan, notes=(*plan.notes, note))
     card = _card(resolved, model, plan, engine.scheduler.cache)
     return Built(engine, Loaded(card, model.text))
 

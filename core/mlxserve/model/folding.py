@@ -74,6 +74,11 @@ def fold(model: Module) -> int:
     return len(found)
 
 
+def fold_if_it_pays(model: Any) -> int:
+    """Fold where a short measurement says so; return how many layers do."""
+    return fold(model) if folding_pays(model) else 0
+
+
 def folding_pays(model: Module) -> bool:
     """Return whether folded rows are faster here, by the model's largest quantized layer.
 

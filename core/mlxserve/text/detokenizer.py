@@ -1,5 +1,6 @@
 """Turn a reply's tokens into text while they arrive."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
@@ -26,6 +27,14 @@ class TokenFacts(Protocol):
         """Return whether the token is one byte of a run that is decoded as a whole."""
 
 
+@runtime_checkable
+class Spelled(Protocol):
+    """A codec that may decode token by token."""
+
+    def spelled(self, token: int) -> bytes | None:
+        """Return the bytes that a token adds to any text; ``None``: that depends on others."""
+
+
 class Detokenizer:
     """Streams the text of one reply.
 
@@ -41,6 +50,9 @@ class Detokenizer:
     - A run of fallback bytes (``<0xF0><0x9F>...``): one wrong byte turns the whole run into
       U+FFFD, so the text of a run is certain only when a token of another kind ends it.
 
+    Where each token stands for its own bytes (``Spelled``), these are decoded as they come, for a
+    tenth of the time; a byte that may belong to a character to come is held back likewise.
+
     The window's start may lie within a character: the last 3 bytes before a token settle how it
     is read, and the anchor has more. An anchor that shows text has also taken up whatever the
     decoder does at the start of a text, such as stripping a space.
@@ -52,6 +64,14 @@ class Detokenizer:
         self._codec = codec
         self._facts = codec if isinstance(codec, TokenFacts) else None
         self._skip = skip_special_tokens
+        self._spelled = codec if isinstance(codec, Spelled) else None
+        if self._spelled is not None and self._spelled.spelled(0) is None:
+            self._spelled = None
+        self._utf8 = getincrementaldecoder("utf-8")("replace")
+        if self._spelled is not None:
+            for token in after[-ANCHOR:]:
+                self._utf8.decode(self._spelled.spelled(token) or b"")
+            after = ()
         self._window = list(after[-ANCHOR:])
         self._told = len(_certain(self._decode(self._window))) if self._window else 0
         self._begun = False
@@ -60,8 +80,10 @@ class Detokenizer:
         """Take the next token and return the text that became certain."""
         if self._facts and not self._facts.is_shown(token, skip_special_tokens=self._skip):
             return ""
-        self._window.append(token)
         self._begun = True
+        if self._spelled is not None:
+            return self._utf8.decode(self._spelled.spelled(token) or b"")
+        self._window.append(token)
         if self._facts and self._facts.is_fallback_byte(token):
             return ""
         text = _certain(self._decode(self._window))
@@ -73,6 +95,8 @@ class Detokenizer:
 
     def finish(self) -> str:
         """Return the rest: what was held back, as the decoder shows it at the end of a text."""
+        if self._spelled is not None:
+            return self._utf8.decode(b"", True) if self._begun else ""
         rest = self._decode(self._window)[self._told :] if self._begun else ""
         self._window, self._told, self._begun = [], 0, False
         return rest

@@ -25,6 +25,8 @@ class Pieces:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         kinds = _decoder_kinds(self._backend)
         self.spelling = _spelling(tokenizer, self._backend, kinds)
+        self.independent = kinds == {"ByteLevel"}
+        """Whether a text is its tokens' bytes, one after the other."""
         self.special = self._special_tokens()
         falls_back = self.spelling == "sentencepiece" and (
             self._backend is None or "ByteFallback" in kinds

@@ -66,6 +66,7 @@ class Tokenizer:
             backend.no_truncation()
             backend.no_padding()
         wrapper.clean_up_tokenization_spaces = False
+        self._spelled: dict[int, bytes] = {}
         self._wrapper = wrapper
         self._pieces = Pieces(wrapper)
         self._markup = evolve(
@@ -180,6 +181,14 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for; a special token's are its name."""
         return self._pieces.bytes_of(token)
+
+    def spelled(self, token: int) -> bytes | None:
+        """Return what one token adds to any text; ``None`` where that depends on the others."""
+        if not self._pieces.independent:
+            return None
+        if (known := self._spelled.get(token)) is None:
+            known = self._spelled[token] = self._pieces.bytes_of(token)
+        return known
 
     def opens_thinking(self, prompt: Sequence[int]) -> bool:
         """Return whether a reply to ``prompt`` begins within the model's thinking.
