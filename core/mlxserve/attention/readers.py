@@ -89,10 +89,7 @@ class RunReader:
 
     def _runs(self, planes: Planes, cuts: Sequence[tuple[int, int]]) -> Planes:
         axis = self.arrangement.axis
-        parts = [
-            [p[:, a:b] if axis else p[a:b] for a, b in cuts]
-            for p in planes
-        ]
+        parts = [[p[:, a:b] if axis else p[a:b] for a, b in cuts] for p in planes]
         return tuple(p[0] if len(p) == 1 else mx.concatenate(p, axis=axis) for p in parts)
 
     def _cut(self, at: int, leaf: AttentionLeaf) -> tuple[list[tuple[int, int]], Mask]:
@@ -255,7 +252,7 @@ def _within(keys: mx.array, positions: mx.array, leaf: AttentionLeaf) -> mx.arra
 def _row_mask(span: Span, leaf: AttentionLeaf, first: int, keep: int) -> Mask:
     if span.count == 1:
         return None
-    if leaf.window is None or span.end - leaf.window <= first and not keep:
+    if leaf.window is None or (span.end - leaf.window <= first and not keep):
         # No window ends within these tokens: each sees all that is there before it.
         return "causal"
     keys = mx.arange(first, span.end)

@@ -306,7 +306,7 @@ def _append(held: Any, new: Any, rows: int) -> tuple[mx.array | None, ...]:
     found: list[mx.array | None] = []
     for mine, theirs in zip(held, new, strict=True):
         one, other = mine, theirs
-        if one is None and other is None or not rows:
+        if (one is None and other is None) or not rows:
             found.append(other)
             continue
         if one is None:
