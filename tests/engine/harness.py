@@ -10,6 +10,7 @@ from mlx_lm.generate import generate_step
 from mlxserve.batch.decoder import Decoder
 from mlxserve.batch.plan import plan_kv
 from mlxserve.batch.prefill import Prefiller
+from mlxserve.cache.blocks import BlockCache
 from mlxserve.cache.build import make_cache
 from mlxserve.engine.build import codec_maker, make_speculator, pool_limits
 from mlxserve.engine.engine import Engine
@@ -115,6 +116,13 @@ class Bench:
     def submit(self, request: GenerationRequest, seed: int | None = None) -> None:
         chosen = request.sampling.seed if seed is None else seed
         self.inbox.put(Submit(request, 0.0, chosen or 0))
+
+    @property
+    def cache(self) -> BlockCache:
+        """The cache of a model that has blocks."""
+        cache = self.engine.scheduler.cache
+        assert isinstance(cache, BlockCache)
+        return cache
 
     def cancel(self, request_id: str) -> None:
         self.inbox.put(Cancel(request_id))

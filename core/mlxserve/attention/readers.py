@@ -1,4 +1,4 @@
-"""How the new tokens of a pass attend to what the pool holds: in place by runs, or through tables."""
+"""How new tokens attend to what the pool holds: in place by runs, or through tables."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
@@ -160,7 +160,10 @@ class TableReader:
         keys, values = self._gather(planes, codec)
         cut = leaf.window is not None and leaf.window < self.reach
         mask: Mask = "causal" if self.causal and not cut else self.mask(leaf)
-        return codec.codec.attend(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+        attended: mx.array = codec.codec.attend(
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
+        )
+        return attended
 
     def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
         """Gather and decode."""
@@ -236,7 +239,7 @@ def _heads_first(codes: Codes) -> Codes:
 
 
 def seen(starts: mx.array, width: int, reach: int, leaf: AttentionLeaf) -> mx.array:
-    """Return booleans ``[rows, 1, width, reach]``: the causal mask of rows that lie left-aligned."""
+    """Return booleans ``[rows, 1, width, reach]``: the causal mask of left-aligned rows."""
     positions = starts[:, None, None, None] + mx.arange(width)[None, None, :, None]
     return _within(mx.arange(reach), positions, leaf)
 

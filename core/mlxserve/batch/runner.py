@@ -31,7 +31,7 @@ class Runner:
 
     model: CausalModel
     pool: Pool
-    ways: Ways = Ways()
+    ways: Ways = field(factory=Ways)
     stops_midway: bool = False
     compiled: Compiled | None = None
     _before: list[LeafData] = field(factory=list)
