@@ -18,10 +18,11 @@ FORBIDDEN = {
 }
 HEAVY = {"mlx", "mlx_lm", "litestar", "uvicorn", "transformers", "numpy", "openai", "gguf"}
 FEATURES = (
-    "ngram", "n_gram", "draft_model", "ssd", "int8", "ring", "jaccl", "nccl", "distributed_mode",
+    "ngram", "n_gram", "draft_model", "ssd", "int8", "ring", "jaccl", "nccl", "distributed-mode",
     "openai", "anthropic", "ollama", "chat/completions", "response_format", "json_schema",
     "tool_calls", "function_call", "prometheus", "grafana", "redis", "valkey", "llguidance",
-    "fcfs", "sequence_cache", "prefix_cache", "kv_quant", "gguf", "pypi", "dashboard", "spec_decode",
+    "fcfs", "sequence_cache", "prefix_cache", "kv_quant", "gguf", "pypi", "dashboard",
+    "spec_decode",
 )  # fmt: skip
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 50

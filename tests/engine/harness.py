@@ -24,6 +24,7 @@ from mlxserve_hookspecs import (
     SamplingParams,
     SchedulingPolicy,
     StopConditions,
+    TextCodec,
 )
 from mlxserve_plugins.fcfs import FcfsPolicy
 
@@ -148,6 +149,7 @@ def bench(
     compiled: bool = False,
     identity: str = "tiny",
     host: Any = None,
+    text: TextCodec | None = None,
     **changes: int,
 ) -> Bench:
     manager = register({f"plugin-{n}": p for n, p in enumerate(plugins)})
@@ -159,7 +161,7 @@ def bench(
         plugins=manager,
         inbox=inbox,
         outbox=replies,
-        text=Letters(),
+        text=text or Letters(),
         scheduler=Scheduler(plan.store, policy or FcfsPolicy(), limits, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
