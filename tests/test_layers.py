@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ FORBIDDEN = {
 }
 HEAVY = {"mlx", "mlx_lm", "litestar", "uvicorn", "transformers", "numpy", "openai", "gguf"}
 FEATURES = (
-    "ngram", "draft_model", "ssd", "int8", "openai", "ring", "jaccl", "nccl", "prometheus",
-    "fcfs", "sequence_cache", "prefix_cache", "kv_quant", "gguf", "pypi",
+    "ngram", "n_gram", "draft_model", "ssd", "int8", "ring", "jaccl", "nccl", "distributed-mode",
+    "openai", "anthropic", "ollama", "chat/completions", "response_format", "json_schema",
+    "tool_calls", "function_call", "prometheus", "grafana", "redis", "valkey", "llguidance",
+    "fcfs", "sequence_cache", "prefix_cache", "kv_quant", "gguf", "pypi", "dashboard",
+    "spec_decode",
 )  # fmt: skip
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 50
@@ -56,6 +60,58 @@ def test_core_has_no_word_for_a_feature(word: str) -> None:
         if pattern.search(line)
     ]
     assert hits == []
+
+
+def folders_used(tree: ast.AST) -> Iterator[str]:
+    """Yield the folder or module of core that each import means, local ones too.
+
+    What stands under ``TYPE_CHECKING`` is never run, and does not count.
+    """
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.ImportFrom(module="mlxserve", names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(name), level=0) if name.startswith("mlxserve."):
+                yield name.split(".")[1]
+            case ast.Import(names=names):
+                parts = [alias.name.split(".") for alias in names]
+                yield from (part[1] for part in parts if part[0] == "mlxserve" and part[1:])
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
+        yield from folders_used(node)
+
+
+def uses(core: Path) -> dict[str, set[str]]:
+    """Return which folders of core each one imports; a module beside them counts as one."""
+    graph: dict[str, set[str]] = {}
+    for path in core.rglob("*.py"):
+        mine = path.relative_to(core).with_suffix("").parts[0]
+        graph.setdefault(mine, set()).update(
+            set(folders_used(ast.parse(path.read_text()))) - {mine}
+        )
+    return graph
+
+
+def test_no_folder_of_core_imports_one_that_imports_it() -> None:
+    graph = uses(ROOT / "core" / "mlxserve")
+    assert {"pool", "attention", "batch", "cache", "engine", "ranks", "serve", "cli"} <= set(graph)
+    assert "pool" in graph["batch"]
+    TopologicalSorter(graph).prepare()
+
+
+def test_a_circle_of_folders_is_found_and_types_alone_make_none(tmp_path: Path) -> None:
+    for name, text in {
+        "batch": "def f():\n    from mlxserve.engine import loop\n",
+        "engine": "from mlxserve import inbox\n",
+        "inbox": "import mlxserve.batch.rows\n",
+        "pool": "if TYPE_CHECKING:\n    from mlxserve.batch import rows\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert uses(tmp_path) == {
+        "batch": {"engine"}, "engine": {"inbox"}, "inbox": {"batch"}, "pool": set(),
+    }  # fmt: skip
+    with pytest.raises(CycleError):
+        TopologicalSorter(uses(tmp_path)).prepare()
 
 
 def modules_after(statement: str) -> set[str]:

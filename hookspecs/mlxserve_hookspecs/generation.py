@@ -1,13 +1,16 @@
 """Hooks that shape a reply: constrain its tokens, read its structure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mlxserve_hookspecs.arrays import Array
 from mlxserve_hookspecs.engine import TextCodec
 from mlxserve_hookspecs.markers import hookspec
 from mlxserve_hookspecs.markup import Markup, OutputParser
 from mlxserve_hookspecs.requests import GenerationRequest
+
+CONSTRAINT_FIELD: Final = "response_format"
+"""The request's field that a demand nobody can meet is refused for."""
 
 
 class Constraint(Protocol):

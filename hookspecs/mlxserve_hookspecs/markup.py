@@ -1,9 +1,12 @@
 """How a model marks its thinking and its tool calls, and what reads them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from attrs import field, frozen
+
+CALLS: Final = "tool_calls"
+"""Where a message has its calls, to chat templates and so in ``render_chat``."""
 
 
 @frozen(kw_only=True)

@@ -16,6 +16,10 @@ Route: TypeAlias = Any
 AppConfig: TypeAlias = Any
 """A ``litestar.config.app.AppConfig``."""
 
+CHAT_PATH: Final = "/v1/chat/completions"
+COMPLETIONS_PATH: Final = "/v1/completions"
+"""Where clients of every kind look for chat and for plain completions: a user is shown a command
+for the one that is served."""
 
 REPLY_HEADERS: Final = "reply_headers"
 """Where a request's ``state`` has a dictionary of headers, empty at first, that its reply is sent

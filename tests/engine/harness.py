@@ -10,6 +10,7 @@ from mlx_lm.generate import generate_step
 from mlxserve.batch.decoder import Decoder
 from mlxserve.batch.plan import plan_kv
 from mlxserve.batch.prefill import Prefiller
+from mlxserve.cache.blocks import BlockCache
 from mlxserve.cache.build import make_cache
 from mlxserve.engine.build import codec_maker, make_speculator, pool_limits
 from mlxserve.engine.engine import Engine
@@ -23,6 +24,7 @@ from mlxserve_hookspecs import (
     SamplingParams,
     SchedulingPolicy,
     StopConditions,
+    TextCodec,
 )
 from mlxserve_plugins.fcfs import FcfsPolicy
 
@@ -116,6 +118,13 @@ class Bench:
         chosen = request.sampling.seed if seed is None else seed
         self.inbox.put(Submit(request, 0.0, chosen or 0))
 
+    @property
+    def cache(self) -> BlockCache:
+        """The cache of a model that has blocks."""
+        cache = self.engine.scheduler.cache
+        assert isinstance(cache, BlockCache)
+        return cache
+
     def cancel(self, request_id: str) -> None:
         self.inbox.put(Cancel(request_id))
 
@@ -140,6 +149,7 @@ def bench(
     compiled: bool = False,
     identity: str = "tiny",
     host: Any = None,
+    text: TextCodec | None = None,
     **changes: int,
 ) -> Bench:
     manager = register({f"plugin-{n}": p for n, p in enumerate(plugins)})
@@ -151,7 +161,7 @@ def bench(
         plugins=manager,
         inbox=inbox,
         outbox=replies,
-        text=Letters(),
+        text=text or Letters(),
         scheduler=Scheduler(plan.store, policy or FcfsPolicy(), limits, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),

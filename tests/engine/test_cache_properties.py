@@ -82,7 +82,7 @@ def test_no_script_gives_other_tokens_than_a_cold_run(name: str, script: list[An
                 stop(it)
                 it = start(name, folder)
             elif what == "evict":
-                it.engine.scheduler.cache.reclaim(0, detail)
+                it.cache.reclaim(0, detail)
             else:
                 for at, parts in enumerate(detail):
                     asked = request(f"{number}-{at}", tokens_of(parts), TOKENS, logprobs=0)

@@ -205,8 +205,7 @@ class BadLetters(Letters):
 
 
 def test_a_token_that_cannot_be_decoded_ends_its_own_request() -> None:
-    it = bench(model())
-    it.engine.text = BadLetters()
+    it = bench(model(), text=BadLetters())
     it.submit(request("20", prompt(20)))
     bias = {"temperature": 0.0, "logit_bias": {77: 1000.0}}
     it.submit(request("bad", prompt(20), sampling=bias))

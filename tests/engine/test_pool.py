@@ -98,7 +98,7 @@ def test_a_step_has_few_operations_a_layer() -> None:
     """A guard, not a timing: on a GPU a step is bound by how many operations it has."""
     counts = {}
     for bits in (16, 8):
-        quant = KvQuant(KvQuantOptions(bits=bits, attention="dequantize"))  # type: ignore[arg-type]
+        quant = KvQuant(KvQuantOptions(bits=bits, attention="dequantize"))
         it = bench(model_of("llama"), quant, compiled=True)
         it.submit(request("r", prompt(20), 30))
         it.step(6)

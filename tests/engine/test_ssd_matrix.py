@@ -66,7 +66,7 @@ def test_evicted_blocks_come_back_from_disk(policy: str, tmp_path: Path) -> None
     for turn in range(3):
         for length in LENGTHS:
             assert it.replies.tokens(f"{turn} {length}") == cold("llama", 8, length)
-    hits = it.engine.scheduler.cache.restorer.hit_tokens
+    hits = it.cache.restorer.hit_tokens
     assert hits["ssd"] > 0
     stop(it)
 

@@ -50,9 +50,7 @@ def model() -> Any:
 
 
 def constraining(*plugins: object, **changes: Any) -> Bench:
-    it = bench(model(), Structured(), *plugins, **changes)
-    it.engine.text = Bytes()
-    return it
+    return bench(model(), Structured(), *plugins, text=Bytes(), **changes)
 
 
 def person(length: int, heat: str, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The kernels of a model's layers on the device at hand, once they have shown that they are right."""
+"""The kernels of a model's layers on this device, once they have shown that they are right."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the new tokens of a pass attend to what the pool holds: in place by runs, or through tables."""
+"""How new tokens attend to what the pool holds: in place by runs, or through tables."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias
@@ -106,10 +106,7 @@ class RunReader:
 
     def _runs(self, planes: Planes, cuts: Sequence[tuple[int, int]]) -> Planes:
         axis = self.arrangement.axis
-        parts = [
-            [p[:, a:b] if axis else p[a:b] for a, b in cuts]
-            for p in planes
-        ]
+        parts = [[p[:, a:b] if axis else p[a:b] for a, b in cuts] for p in planes]
         return tuple(p[0] if len(p) == 1 else mx.concatenate(p, axis=axis) for p in parts)
 
     def _cut(self, at: int, leaf: AttentionLeaf) -> tuple[list[tuple[int, int]], Mask]:
@@ -180,7 +177,10 @@ class TableReader:
         keys, values = self._gather(planes, codec)
         cut = leaf.window is not None and leaf.window < self.reach
         mask: Mask = "causal" if self.causal and not cut else self.mask(leaf)
-        return codec.codec.attend(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+        attended: mx.array = codec.codec.attend(
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
+        )
+        return attended
 
     def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
         """Gather and decode."""
@@ -256,7 +256,7 @@ def _heads_first(codes: Codes) -> Codes:
 
 
 def seen(starts: mx.array, width: int, reach: int, leaf: AttentionLeaf) -> mx.array:
-    """Return booleans ``[rows, 1, width, reach]``: the causal mask of rows that lie left-aligned."""
+    """Return booleans ``[rows, 1, width, reach]``: the causal mask of left-aligned rows."""
     positions = starts[:, None, None, None] + mx.arange(width)[None, None, :, None]
     return _within(mx.arange(reach), positions, leaf)
 
@@ -272,7 +272,7 @@ def _within(keys: mx.array, positions: mx.array, leaf: AttentionLeaf) -> mx.arra
 def _row_mask(span: Span, leaf: AttentionLeaf, first: int, keep: int) -> Mask:
     if span.count == 1:
         return None
-    if leaf.window is None or span.end - leaf.window <= first and not keep:
+    if leaf.window is None or (span.end - leaf.window <= first and not keep):
         # No window ends within these tokens: each sees all that is there before it.
         return "causal"
     keys = mx.arange(first, span.end)

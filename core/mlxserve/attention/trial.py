@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,13 +119,13 @@ def fault(case: Case) -> str | None:
 def _rounded(x: mx.array, case: Case) -> mx.array:
     if not case.bits:
         return x
-    how = {"group_size": case.group_size, "bits": case.bits}
-    return mx.dequantize(*mx.quantize(x, **how), **how)
+    size, bits = case.group_size, case.bits
+    return mx.dequantize(*mx.quantize(x, size, bits), group_size=size, bits=bits)
 
 
 def _name(case: Case) -> str:
     info: Any = mx.device_info()
-    return f"{mx.__version__} {info.get('device_name', '')} {case.kernel.digest} {case}"
+    return f"{version('mlx')} {info.get('device_name', '')} {case.kernel.digest} {case}"
 
 
 def _memory() -> Path:

@@ -212,7 +212,9 @@ class AttentionView:
 
     def dtype(self, side: Side) -> mx.Dtype:
         """Return what the model made them of."""
-        return self._codec.keys.dtype if side == "keys" else self._codec.values.dtype
+        it = self._codec.keys if side == "keys" else self._codec.values
+        made: mx.Dtype = it.dtype
+        return made
 
     def attend(
         self, queries: mx.array, scale: float, window: int | None, sinks: mx.array | None

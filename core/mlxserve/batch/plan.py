@@ -173,10 +173,10 @@ class _Planner:
             return None
         codecs = maker.codecs(self.make_codec)
         names = tuple(c.codec.name for c in codecs if c is not None)
-        if any(n != "plain" for n in names):
-            if error := self._codec_fault(maker, small, drafts=drafts):
-                self.notes.append(f"KV stays plain: with the codec {error}")
-                codecs, names = plain, ("plain",) * len(names)
+        coded = any(n != "plain" for n in names)
+        if coded and (error := self._codec_fault(maker, small, drafts=drafts)):
+            self.notes.append(f"KV stays plain: with the codec {error}")
+            codecs, names = plain, ("plain",) * len(names)
         if not drafts:
             self.notes.append(
                 "nothing is drafted: recurrent layers of this model cannot stop midway in a pass"
@@ -185,9 +185,8 @@ class _Planner:
         notes = (*self.notes, *_plain_layers(names))
         return KvPlan(store, names, notes, self.facts.state, maker.describe(name))
 
-
     def _codec_fault(self, maker: "_Maker", small: PoolLimits, *, drafts: bool) -> str | None:
-        """Compare rows together, as they will be served, with each alone; both through the codec."""
+        """Compare rows together, as they will be served, with each alone; both with the codec."""
         simple = evolve(maker, kernels=None, compiled=False)
         try:
             runner = simple.runner(simple.codecs(self.make_codec), small, drafts=drafts)

@@ -108,7 +108,7 @@ def stops_midway(store: RowStore, probes: Sequence[Probe]) -> bool:
 
 
 def _after_stop(store: RowStore, probe: Probe, kept: int) -> float:
-    """Keep one of three tokens, tell the layers to keep ``kept``; return how far off the next is."""
+    """Keep one of three tokens, tell the layers to keep ``kept``: how far off is the next."""
     proof = _Proof(store)
     probe.done = 0
     proof.join(probe)
@@ -172,7 +172,10 @@ class _Proof:
             self.room(probe, probe.prompt)
         assert short.row is not None
         assert long.row is not None
-        heads = [Chunk(short.row, short.tokens[: short.prompt]), Chunk(long.row, long.tokens[:half])]
+        heads = [
+            Chunk(short.row, short.tokens[: short.prompt]),
+            Chunk(long.row, long.tokens[:half]),
+        ]
         logits = self.store.prefill(heads)
         for at, (probe, chunk) in enumerate(zip((short, long), heads, strict=True)):
             last = len(chunk.tokens) - 1
@@ -201,10 +204,10 @@ class _Proof:
         order = self._in_order(probes)
         tokens = mx.array([p.tokens[p.done] if p else 0 for p in order], mx.int32)
         logits = self.store.decode(tokens)
-        for at, probe in enumerate(order):
-            if probe is not None:
-                self._compare(logits[at], probe.wanted[probe.done])
-                probe.done += 1
+        for at, placed in enumerate(order):
+            if placed is not None:
+                self._compare(logits[at], placed.wanted[placed.done])
+                placed.done += 1
 
     def _verify(self, probes: Sequence[Probe], kept: Sequence[int]) -> None:
         for probe in probes:
@@ -212,19 +215,19 @@ class _Proof:
         order = self._in_order(probes)
         keep = [kept[probes.index(p)] if p else 1 for p in order]
         fed = []
-        for probe, count in zip(order, keep, strict=True):
-            right = list(probe.tokens[probe.done : probe.done + count]) if probe else [0]
+        for placed, count in zip(order, keep, strict=True):
+            right = list(placed.tokens[placed.done : placed.done + count]) if placed else [0]
             fed.append([*right, *[1] * (WIDTH - len(right))])
         tokens = mx.array(fed, mx.int32)
         logits = self.store.verify(tokens)
         mx.eval(logits, self.store.commit(tokens, mx.array(keep, mx.int32)))
-        for at, (probe, count) in enumerate(zip(order, keep, strict=True)):
-            if probe is None or probe.row is None:
+        for at, (placed, count) in enumerate(zip(order, keep, strict=True)):
+            if placed is None or placed.row is None:
                 continue
             for n in range(count):
-                self._compare(logits[at, n], probe.wanted[probe.done + n])
-            probe.row.length += count
-            probe.done += count
+                self._compare(logits[at, n], placed.wanted[placed.done + n])
+            placed.row.length += count
+            placed.done += count
 
     def _leave(self, probe: Probe) -> None:
         if probe.row is not None:

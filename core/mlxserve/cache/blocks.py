@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from typing import Any, Final
 
@@ -314,9 +314,7 @@ class BlockCache:
         self._flush_going()
         self._send_down(timeout)
         flushed = [tier.flush(timeout) for tier in self.tiers]
-        for each in (*self.tiers, *self.states):
+        ends: list[CacheTier | StateStore] = [*self.tiers, *self.states]
+        for each in ends:
             each.close()
         return all(flushed)
-
-
-Arrived = Callable[[object], None]

@@ -1,6 +1,6 @@
 """From cached blocks to a row: find the longest run, load it, write it; alike on all ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from typing import Any
 
@@ -44,7 +44,7 @@ class Restorer:
     tiers: Items[CacheTier] = ()
     states: Items[StateStore] = ()
     agreement: Agreement = ALONE
-    arrived: Any = lambda _future: None
+    arrived: Callable[[object], None] = lambda _future: None
     lookups: int = 0
     hits: int = 0
     queried_tokens: int = 0

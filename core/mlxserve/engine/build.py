@@ -1,6 +1,6 @@
 """Put an engine together: policy, model, KV plan, scheduler, decoder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attrs import evolve, frozen
 from mlx import core as mx
@@ -12,7 +12,8 @@ from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.speculation import Speculator
 from mlxserve.batch.store import RowStore
-from mlxserve.cache.build import Cache, make_cache
+from mlxserve.cache.base import Cache
+from mlxserve.cache.build import make_cache
 from mlxserve.engine.client import Loaded
 from mlxserve.engine.engine import Engine, Outbox
 from mlxserve.engine.hosted import Host
@@ -68,59 +69,56 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         compiled=_compiled(resolved.engine),
         attention=resolved.engine.attention,
     )
-    engine = make_engine(
-        plugins=resolved.plugins,
-        inbox=inbox,
-        outbox=outbox,
-        model=model,
-        plan=plan,
-        policy=policy,
-        capacity=capacity,
-        host=Host(resolved, model.text, progress, _compiled(resolved.engine)),
-        agreement=Agreement(group),
-        pace=pace_of(resolved.engine),
-    )
     if folded:
         note = f"quantized layers: {folded} run a batch's rows as one product"
         plan = evolve(plan, notes=(*plan.notes, note))
+    scheduler = _scheduler(resolved, model, plan, policy, Agreement(group), inbox.wake)
+    host = Host(resolved, model.text, progress, _compiled(resolved.engine))
+    engine = _engine(resolved.plugins, model, scheduler, host, inbox, outbox)
     card = _card(resolved, model, plan, engine.scheduler.cache)
     return Built(engine, Loaded(card, model.text))
 
 
-def make_engine(
-    *,
-    plugins: PluginManager,
-    inbox: Inbox,
-    outbox: Outbox,
+def _scheduler(
+    resolved: Resolved,
     model: LoadedModel,
     plan: KvPlan,
     policy: SchedulingPolicy,
-    capacity: Capacity,
-    host: ModelHost,
-    agreement: Agreement = ALONE,
-    pace: Pace | None = None,
-) -> Engine:
-    """Connect the parts."""
-    vocab, pace = _vocab(model), pace or Pace()
+    agreement: Agreement,
+    wake: Callable[[], None],
+) -> Scheduler:
+    capacity = capacity_of(resolved.engine)
     cache = make_cache(
-        plugins,
+        resolved.plugins,
         plan,
         model.identity,
         capacity.block_size,
         capacity.blocks,
         agreement,
-        inbox.wake,
+        wake,
         model.name,
     )
+    return Scheduler(plan.store, policy, capacity, cache, pace_of(resolved.engine), agreement)
+
+
+def _engine(
+    plugins: PluginManager,
+    model: LoadedModel,
+    scheduler: Scheduler,
+    host: ModelHost,
+    inbox: Inbox,
+    outbox: Outbox,
+) -> Engine:
+    vocab, store, agreement = _vocab(model), scheduler.store, scheduler.agreement
     return Engine(
         plugins=plugins,
         inbox=inbox,
         outbox=outbox,
         text=model.text,
-        scheduler=Scheduler(plan.store, policy, capacity, cache, pace, agreement),
-        prefiller=Prefiller(plan.store),
-        decoder=Decoder(plan.store, vocab),
-        speculator=make_speculator(plugins, plan.store, vocab, host, agreement),
+        scheduler=scheduler,
+        prefiller=Prefiller(store),
+        decoder=Decoder(store, vocab),
+        speculator=make_speculator(plugins, store, vocab, host, agreement),
         agreement=agreement,
     )
 

@@ -3,41 +3,31 @@
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from typing import Any
 
 import mlx.core as mx
 import structlog
-from attrs import define, evolve, field
+from attrs import define, field
 from pluggy import PluginManager
 
 from mlxserve.batch.decoder import Decoder, Launched, Read
 from mlxserve.batch.prefill import Prefiller
-from mlxserve.batch.sequence import Sequence, sequences_of
+from mlxserve.batch.sequence import Sequence
 from mlxserve.batch.speculation import Speculator, Verifying, constrain
-from mlxserve.engine.outputs import Ending, finish, leftover, progress, scored, take_token
-from mlxserve.engine.problems import (
-    as_request_error,
-    overdue,
-    shutting_down,
-    too_long,
-    unconstrained,
-    unsound,
-)
+from mlxserve.engine.intake import Intake
+from mlxserve.engine.outputs import Ending, leftover, progress, scored, take_token
+from mlxserve.engine.problems import as_request_error, overdue, shutting_down
+from mlxserve.engine.replies import Replies
 from mlxserve.engine.scheduler import Scheduler
-from mlxserve.hooks import ask, tell
-from mlxserve.inbox import Cancel, ClearCache, Drain, Inbox, Submit, Turn
+from mlxserve.hooks import tell
+from mlxserve.inbox import Inbox, Turn
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs import (
     Draft,
     EngineStatus,
-    Finish,
     GenerationEvent,
-    GenerationRequest,
     Iteration,
     RequestError,
     TextCodec,
-    Usage,
-    generation,
     lifecycle,
     speculation,
 )
@@ -45,8 +35,8 @@ from mlxserve_hookspecs import (
 log = structlog.get_logger("mlxserve.engine")
 IDLE_WAIT = 0.5
 LOAD_WAIT, RANKS_WAIT = 0.25, 0.005
-"""Seconds to wait for cached blocks that are being loaded: their arrival wakes the loop, but that of
-another rank's does not."""
+"""Seconds to wait for cached blocks that are being loaded: their arrival wakes the loop, but that
+of another rank's does not."""
 
 EXPIRY = 0.05
 """Seconds between two looks at who has run out of time."""
@@ -66,6 +56,12 @@ class Engine:
         prefiller: Runs prompts.
         decoder: Runs decode steps.
         speculator: Runs verification passes instead, where drafts are worth it.
+        agreement: What ranks decide alike.
+        counters: Running totals by name.
+        replies: What clients are told.
+        intake: Takes messages in.
+        steps: Iterations that ran anything.
+        ready_traces: Passes that were traced before the first request.
     """
 
     plugins: PluginManager
@@ -78,16 +74,20 @@ class Engine:
     speculator: Speculator
     agreement: Agreement = ALONE
     counters: dict[str, float] = field(factory=dict)
+    replies: Replies = field(init=False)
+    intake: Intake = field(init=False)
     steps: int = 0
-    draining: float | None = None
-    _uids: int = 0
-    _events: list[GenerationEvent] = field(factory=list)
     _inflight: Launched | Verifying | None = None
     _prefilled: int = 0
     _decoded: int = 0
     _looked: float = 0.0
     _was_prefill: bool = False
     ready_traces: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        scheduler, vocab = self.scheduler, self.decoder.vocab
+        self.replies = Replies(self.plugins, scheduler, self.speculator, self.counters)
+        self.intake = Intake(self.plugins, self.text, vocab, scheduler, self.replies)
 
     def step(self) -> bool:
         """Run one iteration; return whether there was anything to do."""
@@ -119,16 +119,7 @@ class Engine:
         """Take messages; wait for one when there is nothing else to do."""
         turn = self.inbox.take(self._patience())
         for message in turn.messages:
-            match message:
-                case Submit():
-                    self._submit(message)
-                case Cancel():
-                    self._cancel(message.request_id, turn.now)
-                case Drain():
-                    self.draining = message.deadline
-                case ClearCache():
-                    message.dropped.update(self.scheduler.cache.clear())
-                    message.done.set()
+            self.intake.receive(message, turn.now)
         return turn
 
     def _patience(self) -> float:
@@ -138,62 +129,6 @@ class Engine:
         if self._inflight is not None or not self.scheduler.only_waits:
             return 0.0
         return LOAD_WAIT if self.agreement.alone else RANKS_WAIT
-
-    def _submit(self, message: Submit) -> None:
-        request = message.request
-        if self.draining is not None:
-            self._refuse(request, shutting_down())
-            return
-        if error := unsound(request, self.decoder.vocab):
-            self._refuse(request, error)
-            return
-        room = self.scheduler.capacity.tokens - len(request.prompt)
-        limit = min(request.stop.max_tokens, max(room, 0))
-        uids = range(self._uids, self._uids + request.choices)
-        self._uids += request.choices
-        made = sequences_of(
-            request,
-            arrived=message.arrived,
-            seed=message.seed,
-            uids=uids,
-            text=self.text,
-            max_tokens=limit,
-        )
-        self.scheduler.enqueue(made[0])
-        needed = len(request.prompt) + 1
-        if needed > self.scheduler.capacity.tokens:
-            for sequence in made:
-                sequence.siblings = []
-                self.fail(sequence, too_long(needed, self.scheduler.capacity.tokens))
-            return
-        if request.constraint is not None:
-            for sequence in made:
-                self._constrain(sequence)
-
-    def _refuse(self, request: GenerationRequest, error: RequestError) -> None:
-        usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)
-        for choice in range(request.choices):
-            end = Finish(reason="error", usage=usage, error=error)
-            event = GenerationEvent(request_id=request.id, choice=choice, finish=end)
-            self._events.append(event)
-            self._tell_finished(request, choice, end)
-
-    def _constrain(self, sequence: Sequence) -> None:
-        try:
-            made = ask(self.plugins, generation.make_constraint)(
-                request=sequence.request, text=self.text, vocab_size=self.decoder.vocab
-            )
-        except Exception as error:
-            self.fail(sequence, as_request_error(error))
-            return
-        if made is None:
-            self.fail(sequence, unconstrained())
-        sequence.constraint = made
-
-    def _cancel(self, request_id: str, now: float) -> None:
-        for sequence in [s for s in self.scheduler.all if s.request.id == request_id]:
-            sequence.siblings = []
-            self._end(sequence, Ending("cancelled"), now)
 
     # -- time --------------------------------------------------------------------------------
 
@@ -205,26 +140,26 @@ class Engine:
         for sequence in self.scheduler.all:
             error = overdue(sequence, now)
             if error and sequence.generated:
-                self._end(sequence, Ending("length"), now, leftover(sequence))
+                self.replies.end(sequence, Ending("length"), now, leftover(sequence))
             elif error:
-                self.fail(sequence, error, "timeout")
-            elif self.draining is not None and now >= self.draining:
-                self.fail(sequence, shutting_down())
+                self.replies.fail(sequence, error, "timeout")
+            elif self.intake.draining is not None and now >= self.intake.draining:
+                self.replies.fail(sequence, shutting_down())
 
     # -- schedule ----------------------------------------------------------------------------
 
     def schedule(self, now: float) -> None:
         """Admit sequences, let prefilled ones decode, make room for the next tokens."""
         for sequence in self.scheduler.impossible():
-            self._end(sequence, Ending("length"), now)
+            self.replies.end(sequence, Ending("length"), now)
         self.scheduler.admit(now)
         for lead in self.scheduler.prefilled():
             for sequence in (lead, *self.scheduler.fork(lead)):
                 if sequence.max_tokens <= 0:
-                    self._end(sequence, Ending("length"), now, scored(sequence))
+                    self.replies.end(sequence, Ending("length"), now, scored(sequence))
         self.scheduler.promote()
         for sequence in self.scheduler.make_room(1, now):
-            self._end(sequence, Ending("length"), now)
+            self.replies.end(sequence, Ending("length"), now)
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -237,7 +172,7 @@ class Engine:
                 log.exception("prefill failed", rows=len(together))
                 self.agreement.survive(error)
                 self.prefiller.reset()
-                self._count("failed_steps", 1)
+                self.replies.count("failed_steps", 1)
                 self._lose([sequence for sequence, _ in together], error)
                 continue
             for sequence, _ in together:
@@ -248,7 +183,7 @@ class Engine:
         cache.keep(sequence)
         cache.keep_state(sequence, known=not sequence.remaining_prefill)
         if sequence.remaining_prefill:
-            self._events.append(progress(sequence))
+            self.replies.add(progress(sequence))
 
     def forward(self, now: float) -> None:
         """Start the next pass, read the one before it, draw."""
@@ -300,7 +235,7 @@ class Engine:
             except Exception as error:
                 log.exception("constraint failed", request=sequence.request.id)
                 drafts.pop(sequence.uid, None)
-                self.fail(sequence, as_request_error(error), now=now)
+                self.replies.fail(sequence, as_request_error(error), now=now)
         return drafts
 
     def _settle(self, now: float) -> None:
@@ -334,15 +269,15 @@ class Engine:
                 event, ending = take_token(sequence, token, logprob, now)
             except Exception as error:
                 log.exception("reading a token failed", request=sequence.request.id)
-                self.fail(sequence, as_request_error(error))
+                self.replies.fail(sequence, as_request_error(error))
                 return
             if sequence.generated == 1:
                 seconds = now - sequence.arrived
                 tell(self.plugins, lifecycle.first_token)(request=sequence.request, seconds=seconds)
             if ending is not None:
-                self._end(sequence, ending, now, event)
+                self.replies.end(sequence, ending, now, event)
                 return
-            self._events.append(event)
+            self.replies.add(event)
 
     def _judge(self, step: Verifying) -> None:
         verdicts, seconds = step.verdicts(), time.monotonic() - step.began
@@ -351,45 +286,7 @@ class Engine:
         self.speculator.learn(verdicts, seconds)
         tell(self.plugins, speculation.drafts_verified)(verdicts=verdicts, seconds=seconds)
 
-    # -- endings -----------------------------------------------------------------------------
-
-    def fail(
-        self,
-        sequence: Sequence,
-        error: RequestError,
-        reason: Any = "error",
-        now: float = 0.0,
-        *,
-        keep: bool = True,
-    ) -> None:
-        """End one sequence with an error; siblings that have not forked yet go on."""
-        self.scheduler.orphan(sequence)
-        self._end(sequence, Ending(reason), now or time.monotonic(), error=error, keep=keep)
-
-    def _end(
-        self,
-        sequence: Sequence,
-        ending: Ending,
-        now: float,
-        event: GenerationEvent | None = None,
-        error: RequestError | None = None,
-        *,
-        keep: bool = True,
-    ) -> None:
-        if not sequence.alive:
-            return
-        self.scheduler.finish(sequence, keep=keep)
-        self.speculator.forget((sequence.uid,))
-        done = finish(sequence, ending, now, error)
-        base = event or GenerationEvent(request_id=sequence.request.id, choice=sequence.choice)
-        self._events.append(evolve(base, finish=done))
-        self._count("prompt_tokens", done.usage.prompt_tokens if sequence.choice == 0 else 0)
-        self._count("generation_tokens", done.usage.completion_tokens)
-        self._count(f"finished_{ending.reason}", 1)
-        self._tell_finished(sequence.request, sequence.choice, done)
-
-    def _tell_finished(self, request: GenerationRequest, choice: int, done: Finish) -> None:
-        tell(self.plugins, lifecycle.request_finished)(request=request, choice=choice, finish=done)
+    # -- failures ----------------------------------------------------------------------------
 
     def _fail_batch(self, error: Exception) -> None:
         """Fail everything that decodes: its tokens and KV cannot be trusted any more."""
@@ -397,7 +294,7 @@ class Engine:
         self.agreement.survive(error)
         self._inflight = None
         self.decoder.reset()
-        self._count("failed_steps", 1)
+        self.replies.count("failed_steps", 1)
         self._lose([*self.scheduler.decoding, *self.scheduler.draining], error)
 
     def _lose(self, sequences: Items[Sequence], error: Exception) -> None:
@@ -407,7 +304,7 @@ class Engine:
         every row starts anew, and nothing in memory can be found any more.
         """
         for sequence in sequences:
-            self.fail(sequence, as_request_error(error), keep=False)
+            self.replies.fail(sequence, as_request_error(error), keep=False)
         try:
             mx.eval(self.scheduler.store.pending([]))
         except Exception:
@@ -421,19 +318,14 @@ class Engine:
     def abandon(self, error: RequestError) -> None:
         """Fail everything: the loop cannot go on."""
         for sequence in self.scheduler.all:
-            self.fail(sequence, error)
-        events, self._events = self._events, []
-        self.outbox(events)
-
-    def _count(self, name: str, amount: float) -> None:
-        self.counters[name] = self.counters.get(name, 0.0) + amount
+            self.replies.fail(sequence, error)
+        self.outbox(self.replies.take())
 
     # -- publish -----------------------------------------------------------------------------
 
     def publish(self, began: float) -> None:
         """Hand this iteration's events to the outbox and tell the plugins."""
-        if self._events:
-            events, self._events = self._events, []
+        if events := self.replies.take():
             self.outbox(events)
         if self._prefilled or self._decoded:
             self.steps += 1
@@ -454,7 +346,7 @@ class Engine:
         """Return the engine as it is; on the engine thread."""
         return EngineStatus(
             ready=True,
-            draining=self.draining is not None,
+            draining=self.intake.draining is not None,
             running=len(self.scheduler.running) + len(self.scheduler.draining),
             waiting=len(self.scheduler.waiting),
             used_blocks=self.scheduler.blocks_used(),

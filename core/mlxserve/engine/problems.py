@@ -5,6 +5,7 @@ from attrs import evolve
 from mlxserve.batch.sequence import Sequence
 from mlxserve.engine.refusals import SHUTTING_DOWN
 from mlxserve_hookspecs import GenerationRequest, RequestError
+from mlxserve_hookspecs.generation import CONSTRAINT_FIELD
 
 OUT_OF_MEMORY = ("out of memory", "[malloc", "unable to allocate", "insufficient memory")
 
@@ -53,7 +54,7 @@ def unsound(request: GenerationRequest, vocab: int) -> RequestError | None:
 def unconstrained() -> RequestError:
     """Return the error of a demand that no plugin can meet."""
     words = "no active plugin can constrain a reply like that"
-    return RequestError(status=400, message=words, param="response_format")
+    return RequestError(status=400, message=words, param=CONSTRAINT_FIELD)
 
 
 def shutting_down() -> RequestError:

@@ -7,7 +7,7 @@ from attrs import define, field, frozen
 
 from mlxserve.batch.sequence import Phase, Sequence
 from mlxserve.batch.store import Chunk, RowStore
-from mlxserve.cache.build import Cache
+from mlxserve.cache.base import Cache
 from mlxserve.engine.pace import Pace
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs import Load, SchedulingPolicy

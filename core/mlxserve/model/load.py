@@ -173,7 +173,7 @@ def shard(model: Any, group: Any) -> None:
     if not hasattr(model, "shard"):
         raise ModelError(
             f"models of this architecture ({getattr(model, 'model_type', 'unknown')}) cannot be "
-            "split over ranks; drop --distributed-mode"
+            "split over ranks; serve it on one"
         )
     try:
         model.shard(group)

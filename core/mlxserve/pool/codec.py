@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import mlx.core as mx
-from attrs import frozen
+from attrs import field, frozen
 
 from mlxserve_hookspecs import KvSide, PlaneSpec, WordFormat
 
@@ -14,7 +14,7 @@ class PlainCodec:
     """One plane, nothing changed; stands where no plugin answers ``make_kv_codec``."""
 
     name: str = "plain"
-    words: WordFormat | None = WordFormat()
+    words: WordFormat | None = field(factory=WordFormat)
 
     def planes(self, side: KvSide) -> tuple[PlaneSpec, ...]:
         """Return one plane of the side's own width and dtype."""

@@ -20,8 +20,6 @@ LeafData: TypeAlias = Planes | State
 Codes: TypeAlias = tuple[mx.array, ...]
 """What a codec makes of one side: ``[rows, heads, tokens, width]`` each."""
 
-SIZES = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}
-
 
 class Kernel(Protocol):
     """Reads and writes one layer's plane on the device; see ``attention.ragged``."""
@@ -187,7 +185,7 @@ class Joined:
         The axes before the heads stay where they are.
         """
         (words,) = planes
-        at, found = 0, []
+        at, found = 0, list[mx.array]()
         for run in _runs([spec for spec, _ in _ordered(leaf)]):
             size = sum(spec.width for spec in run) * run[0].dtype.size
             count = -(-size // words.dtype.size)
@@ -224,9 +222,7 @@ def _runs(specs: Sequence[PlaneSpec]) -> list[list[PlaneSpec]]:
     return runs
 
 
-def _packed(
-    parts: Sequence[mx.array], specs: Sequence[PlaneSpec], dtype: mx.Dtype
-) -> list[mx.array]:
+def _packed(parts: list[mx.array], specs: Sequence[PlaneSpec], dtype: mx.Dtype) -> list[mx.array]:
     at, found = 0, []
     for run in _runs(specs):
         mine = parts[at : at + len(run)]

@@ -86,10 +86,7 @@ class Pool:
     def renew(self) -> None:
         """Make all planes anew; rows are to be closed or to start from zero."""
         self._held = [0] * len(self.groups)
-        self.data = [
-            () if isinstance(leaf, AttentionLeaf) else (None,) * leaf.size
-            for leaf in self.shape.layout.leaves
-        ]
+        self.data = self._no_state()
         for group in self.groups:
             group.blocks.forget_all()
 
@@ -306,7 +303,7 @@ def _append(held: Any, new: Any, rows: int) -> tuple[mx.array | None, ...]:
     found: list[mx.array | None] = []
     for mine, theirs in zip(held, new, strict=True):
         one, other = mine, theirs
-        if one is None and other is None or not rows:
+        if (one is None and other is None) or not rows:
             found.append(other)
             continue
         if one is None:
@@ -321,7 +318,7 @@ def stack(states: Sequence[Any]) -> list[Any]:
     """Return one leaf after the other with all rows' arrays."""
     joined = []
     for leaf in zip(*states, strict=True):
-        arrays = []
+        arrays: list[mx.array | None] = []
         for parts in zip(*leaf, strict=True):
             there = [p for p in parts if p is not None]
             if not there:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from mlxserve.pool.blocks import SCRATCH, Blocks
-
-LeafState = tuple[object, ...]
+from mlxserve.pool.planes import LeafData
 
 
 @define(eq=False)
@@ -114,7 +113,7 @@ class Row:
 
     tables: tuple[Table, ...]
     length: int = 0
-    state: list[LeafState] = field(factory=list)
+    state: list[LeafData] = field(factory=list)
     slot: int | None = None
 
     @property

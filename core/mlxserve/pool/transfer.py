@@ -1,6 +1,6 @@
 """Blocks on their way between planes and bytes: all layers' planes of a kind travel together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -102,7 +102,7 @@ class Transfer:
 
     def export(self, numbers: Sequence[Sequence[int]]) -> Exported:
         """Return lazy copies of blocks, by their numbers in each group; 0 is not there."""
-        runs = []
+        runs: list[mx.array | None] = []
         for kind in self.kinds:
             mine = numbers[kind.group]
             if not all(mine):
@@ -121,7 +121,9 @@ class Transfer:
         parts = [plane[:, n * size : (n + 1) * size] for n in numbers]
         return mx.stack(parts)
 
-    def restore(self, row: Row, at: Sequence[Sequence[int]], blocks: Sequence[Any]) -> None:
+    def restore(
+        self, row: Row, at: Sequence[Sequence[int]], blocks: Mapping[int, Sequence[bytes]]
+    ) -> None:
         """Write blocks of bytes.
 
         Args:

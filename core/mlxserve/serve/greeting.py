@@ -7,9 +7,8 @@ from typing import Any
 
 from mlxserve.serve.address import Address
 from mlxserve_hookspecs import ModelCard
+from mlxserve_hookspecs.serving import CHAT_PATH, COMPLETIONS_PATH
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
 PAGE = "/"
 
 
@@ -22,7 +21,7 @@ def greeting(address: Address, card: ModelCard, paths: Collection[str], *, needs
     if path is None:
         return first
     body: dict[str, Any] = {"model": card.id}
-    if path == CHAT:
+    if path == CHAT_PATH:
         body["messages"] = [{"role": "user", "content": "What is the capital of France?"}]
     else:
         body["prompt"] = "The capital of France is"
@@ -36,6 +35,6 @@ def greeting(address: Address, card: ModelCard, paths: Collection[str], *, needs
 
 
 def _path(card: ModelCard, paths: Collection[str]) -> str | None:
-    if CHAT in paths and card.has_chat_template:
-        return CHAT
-    return COMPLETIONS if COMPLETIONS in paths else None
+    if CHAT_PATH in paths and card.has_chat_template:
+        return CHAT_PATH
+    return COMPLETIONS_PATH if COMPLETIONS_PATH in paths else None

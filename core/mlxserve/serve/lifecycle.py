@@ -17,12 +17,13 @@ from mlxserve.hooks import ask, tell
 from mlxserve.resolved import Resolved, SettingRow
 from mlxserve.serve.address import address_of
 from mlxserve.serve.app import build_app
-from mlxserve.serve.greeting import CHAT, greeting
+from mlxserve.serve.greeting import greeting
 from mlxserve.serve.logging import adopt_libraries, release_held
 from mlxserve.serve.protocol import HttpProtocol
 from mlxserve.serve.service import Service
 from mlxserve.settings import DEFAULT_ORIGIN
 from mlxserve_hookspecs import Credentials, ModelError, RequestError, admission, lifecycle
+from mlxserve_hookspecs.serving import CHAT_PATH
 
 log = structlog.get_logger("mlxserve.serve")
 
@@ -133,7 +134,7 @@ class Lifecycle:
         return status
 
     def _greet(self, app: Litestar) -> None:
-        stranger = Credentials(headers={}, path=CHAT)
+        stranger = Credentials(headers={}, path=CHAT_PATH)
         answer = ask(self.resolved.plugins, admission.authenticate)(credentials=stranger)
         lines = greeting(
             address_of(self.listener),

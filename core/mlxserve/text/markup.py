@@ -1,4 +1,4 @@
-"""How a model marks its thinking and its tool calls, as mlx-lm found it out."""
+"""How a model marks its thinking and its calls, as mlx-lm found it out."""
 
 from typing import Any
 

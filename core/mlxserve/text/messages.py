@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlxserve_hookspecs import RequestError
+from mlxserve_hookspecs.markup import CALLS
 
 TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 """A text part's type: of chat, and of what a client sends and gets back elsewhere."""
@@ -27,7 +28,7 @@ def check_unicode(text: str, param: str | None = None) -> None:
 
 
 def normalised(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return copies whose content is a string and whose tool calls have their arguments parsed.
+    """Return copies whose content is a string and whose calls have their arguments parsed.
 
     Text parts are joined, because many templates take strings only; content of ``null`` or none
     becomes an empty string, which no template renders as "None"; arguments become the object
@@ -42,8 +43,8 @@ def normalised(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
     plain = {**message, "content": _text(message.get("content"), f"messages.{index}.content")}
-    if message.get("tool_calls"):
-        plain["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+    if message.get(CALLS):
+        plain[CALLS] = [_call(call) for call in message[CALLS]]
     return plain
 
 
@@ -76,7 +77,7 @@ def _unicode(text: str, where: str) -> str:
     return text
 
 
-def _tool_call(call: Any) -> Any:
+def _call(call: Any) -> Any:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         return call

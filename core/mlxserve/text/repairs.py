@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, Final, TypeAlias
 
+from mlxserve_hookspecs.markup import CALLS
+
 Message: TypeAlias = dict[str, Any]
 Chat: TypeAlias = list[Message]
 
@@ -62,8 +64,8 @@ def turns_merged(chat: Chat) -> Chat:
 def arguments_wrapped(chat: Chat) -> Chat:
     """Return the chat with each call's arguments an object, where they were text and no JSON."""
     return [
-        {**message, "tool_calls": [_wrapped(call) for call in message["tool_calls"]]}
-        if message.get("tool_calls")
+        {**message, CALLS: [_wrapped(call) for call in message[CALLS]]}
+        if message.get(CALLS)
         else message
         for message in chat
     ]
@@ -80,8 +82,8 @@ REPAIRS: Final[tuple[Callable[[Chat], Chat], ...]] = (
 
 def _merge(first: Message, second: Message) -> Message:
     both = {**first, **second, "content": _joined([first, second])}
-    calls = [*(first.get("tool_calls") or []), *(second.get("tool_calls") or [])]
-    return {**both, "tool_calls": calls} if calls else both
+    calls = [*(first.get(CALLS) or []), *(second.get(CALLS) or [])]
+    return {**both, CALLS: calls} if calls else both
 
 
 def _joined(messages: Chat) -> str:

@@ -93,7 +93,7 @@ class Tokenizer:
 
     @property
     def markup(self) -> Markup:
-        """How the model marks its thinking and its tool calls."""
+        """How the model marks its thinking and its calls."""
         return self._markup
 
     @markup.setter

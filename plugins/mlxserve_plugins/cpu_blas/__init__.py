@@ -71,8 +71,9 @@ def chosen_threads() -> int | None:
     """Return how many threads a product is to use; ``None`` if the user has said so."""
     if any(os.environ.get(name) for name in THREAD_VARIABLES):
         return None
-    # One core stays free for the server, but for large products, with which it helps. A product ends when its last thread does: on two
-    # cores with other work, two threads made a token take 0.3 to 1.3 s, one 0.09 s.
+    # One core stays free for the server, but for large products, with which it helps. A product
+    # ends when its last thread does: on two cores with other work, two threads made a token take
+    # 0.3 to 1.3 s, one 0.09 s.
     return max(1, usable_cores() - 1)
 
 

@@ -62,10 +62,10 @@ def test_a_layer_whose_kernel_failed_is_served_without_and_the_plan_says_why() -
     kernels = Kernels("metal", 16, 2, notes, verdict=lambda _case: "it hung")
     import mlx.core as mx
 
-    sides = [
+    keys, values = (
         KvSide(layer=0, side=side, heads=2, width=64, dtype=mx.float32)
         for side in ("keys", "values")
-    ]
-    assert kernels.of(LeafCodec(PlainCodec(), *sides)) is None
-    assert kernels.of(LeafCodec(PlainCodec(), *sides)) is None
+    )
+    assert kernels.of(LeafCodec(PlainCodec(), keys, values)) is None
+    assert kernels.of(LeafCodec(PlainCodec(), keys, values)) is None
     assert notes == ["no kernel for heads of 64: it hung"]

@@ -1,0 +1,104 @@
+"""From messages to sequences: what is let in, what is refused at the door, what is taken back."""
+
+from attrs import define
+from pluggy import PluginManager
+
+from mlxserve.batch.sequence import Sequence, sequences_of
+from mlxserve.engine.outputs import Ending
+from mlxserve.engine.problems import (
+    as_request_error,
+    shutting_down,
+    too_long,
+    unconstrained,
+    unsound,
+)
+from mlxserve.engine.replies import Replies
+from mlxserve.engine.scheduler import Scheduler
+from mlxserve.hooks import ask
+from mlxserve.inbox import Cancel, ClearCache, Drain, Message, Submit
+from mlxserve_hookspecs import RequestError, TextCodec, generation
+
+
+@define(eq=False)
+class Intake:
+    """Does what messages ask for. Engine thread.
+
+    Attributes:
+        plugins: Who makes constraints.
+        text: The tokenizer.
+        vocab: How many tokens the model knows.
+        scheduler: Whose queue requests join.
+        replies: Where refusals go.
+        draining: Monotonic seconds by which all must have ended; ``None``: requests are taken.
+    """
+
+    plugins: PluginManager
+    text: TextCodec
+    vocab: int
+    scheduler: Scheduler
+    replies: Replies
+    draining: float | None = None
+    _uids: int = 0
+
+    def receive(self, message: Message, now: float) -> None:
+        """Do what one message asks for."""
+        match message:
+            case Submit():
+                self._submit(message)
+            case Cancel():
+                self._cancel(message.request_id, now)
+            case Drain():
+                self.draining = message.deadline
+            case ClearCache():
+                message.dropped.update(self.scheduler.cache.clear())
+                message.done.set()
+
+    def _submit(self, message: Submit) -> None:
+        request = message.request
+        if error := self._refusal(message):
+            self.replies.refuse(request, error)
+            return
+        made = self._sequences(message)
+        self.scheduler.enqueue(made[0])
+        needed, room = len(request.prompt) + 1, self.scheduler.capacity.tokens
+        for sequence in made:
+            if needed > room:
+                sequence.siblings = []
+                self.replies.fail(sequence, too_long(needed, room))
+            elif request.constraint is not None:
+                self._constrain(sequence)
+
+    def _refusal(self, message: Submit) -> RequestError | None:
+        if self.draining is not None:
+            return shutting_down()
+        return unsound(message.request, self.vocab)
+
+    def _sequences(self, message: Submit) -> list[Sequence]:
+        request, first = message.request, self._uids
+        self._uids += request.choices
+        room = self.scheduler.capacity.tokens - len(request.prompt)
+        return sequences_of(
+            request,
+            arrived=message.arrived,
+            seed=message.seed,
+            uids=range(first, self._uids),
+            text=self.text,
+            max_tokens=min(request.stop.max_tokens, max(room, 0)),
+        )
+
+    def _constrain(self, sequence: Sequence) -> None:
+        try:
+            made = ask(self.plugins, generation.make_constraint)(
+                request=sequence.request, text=self.text, vocab_size=self.vocab
+            )
+        except Exception as error:
+            self.replies.fail(sequence, as_request_error(error))
+            return
+        if made is None:
+            self.replies.fail(sequence, unconstrained())
+        sequence.constraint = made
+
+    def _cancel(self, request_id: str, now: float) -> None:
+        for sequence in [s for s in self.scheduler.all if s.request.id == request_id]:
+            sequence.siblings = []
+            self.replies.end(sequence, Ending("cancelled"), now)
