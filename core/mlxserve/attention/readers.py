@@ -89,7 +89,10 @@ class RunReader:
 
     def _runs(self, planes: Planes, cuts: Sequence[tuple[int, int]]) -> Planes:
         axis = self.arrangement.axis
-        parts = [[p[:, a:b] if axis else p[a:b] for a, b in cuts] for p in planes]
+        parts = [
+            [p[:, a:b] if axis else p[a:b] for a, b in cuts]
+            for p in planes
+        ]
         return tuple(p[0] if len(p) == 1 else mx.concatenate(p, axis=axis) for p in parts)
 
     def _cut(self, at: int, leaf: AttentionLeaf) -> tuple[list[tuple[int, int]], Mask]:

@@ -94,7 +94,9 @@ class Compiled:
     def __attrs_post_init__(self) -> None:
         self._step = mx.compile(self._trace)
         blocks = -(-self.longest // self.pool.size) + 1
-        self._tables = [DeviceTables(min(blocks, group.blocks.count)) for group in self.pool.groups]
+        self._tables = [
+            DeviceTables(min(blocks, group.blocks.count)) for group in self.pool.groups
+        ]
 
     def places(self, rows: int) -> int:
         """Return the class of a batch of ``rows``; recurrent state is not padded."""
@@ -135,11 +137,7 @@ class Compiled:
         """
         if self.kernels:
             near = NEAR // self.pool.size
-            return (
-                tables.array[:, :near]
-                if reach <= NEAR < tables.blocks * self.pool.size
-                else tables.array
-            )
+            return tables.array[:, :near] if reach <= NEAR < tables.blocks * self.pool.size else tables.array
         blocks = 1 << max(-(-reach // self.pool.size) - 1, 3).bit_length()
         return tables.array[:, : min(blocks, tables.blocks)]
 
@@ -158,7 +156,9 @@ class Compiled:
             block = mx.take_along_axis(table, positions // size, axis=1)
             where = (block * size + positions % size).reshape(-1)
             reach = table.shape[1] * size
-            gather = TableReader(table, lengths, width, size, self.pool.shape.arrangement, reach)
+            gather = TableReader(
+                table, lengths, width, size, self.pool.shape.arrangement, reach
+            )
             reader = KernelReader(table, lengths, gather) if width <= KERNEL_WIDTH else gather
             frames.append(Frame(where, reader))
         run = Pass(self.pool.shape, data, frames, lengths, (rows, width), self.ways)

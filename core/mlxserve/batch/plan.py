@@ -185,6 +185,7 @@ class _Planner:
         notes = (*self.notes, *_plain_layers(names))
         return KvPlan(store, names, notes, self.facts.state, maker.describe(name))
 
+
     def _codec_fault(self, maker: "_Maker", small: PoolLimits, *, drafts: bool) -> str | None:
         """Compare rows together, as they will be served, with each alone; both through the codec."""
         simple = evolve(maker, kernels=None, compiled=False)

@@ -172,10 +172,7 @@ class _Proof:
             self.room(probe, probe.prompt)
         assert short.row is not None
         assert long.row is not None
-        heads = [
-            Chunk(short.row, short.tokens[: short.prompt]),
-            Chunk(long.row, long.tokens[:half]),
-        ]
+        heads = [Chunk(short.row, short.tokens[: short.prompt]), Chunk(long.row, long.tokens[:half])]
         logits = self.store.prefill(heads)
         for at, (probe, chunk) in enumerate(zip((short, long), heads, strict=True)):
             last = len(chunk.tokens) - 1

@@ -182,8 +182,7 @@ class Runner:
         width = tokens.shape[1]
         starts = mx.array([row.length for row in rows], mx.int32)
         frames = [
-            self._frame(number, rows, starts, counts, width)
-            for number in range(len(self.pool.groups))
+            self._frame(number, rows, starts, counts, width) for number in range(len(self.pool.groups))
         ]
         chosen = None
         if any(count < width for count in counts):
@@ -222,3 +221,4 @@ class Runner:
         causal = len(spans) == 1
         gather = TableReader(table, starts, width, self.pool.size, arrangement, reach, causal)
         return KernelReader(table, starts, gather) if width <= KERNEL_WIDTH else gather
+

@@ -90,7 +90,8 @@ def runs(place: Place, blocks: int, pool: Pool) -> list[tuple[CacheTier, int, in
     for at in range(blocks):
         tier = place.sources[at]
         lacking = any(
-            not held[at] and at >= begin for held, begin in zip(place.numbers, begins, strict=True)
+            not held[at] and at >= begin
+            for held, begin in zip(place.numbers, begins, strict=True)
         )
         if tier is None or not lacking:
             continue

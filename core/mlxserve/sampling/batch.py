@@ -71,11 +71,11 @@ class Penalties:
         Rows that were in ``before``, at the places ``source``, keep what the device counted: it
         knows of tokens that were not read yet.
         """
-        known = [at for at in range(len(rows)) if before is not None and source and source[at] >= 0]
+        known = [
+            at for at in range(len(rows)) if before is not None and source and source[at] >= 0
+        ]
         new = [
-            (at, row)
-            for at, row in enumerate(rows)
-            if row.params.penalised and at not in set(known)
+            (at, row) for at, row in enumerate(rows) if row.params.penalised and at not in set(known)
         ]
         counts = mx.zeros((len(rows), vocab), mx.float32)
         prompted = mx.zeros((len(rows), vocab), mx.bool_)
