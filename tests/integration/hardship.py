@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
-from mlxserve_hookspecs import Iteration, KvSide, PlaneSpec, hookimpl
+from mlxserve_hookspecs import Iteration, KvSide, PlaneSpec, Side, hookimpl
 
 
 @frozen
@@ -34,16 +34,19 @@ class Fragile:
 
     orders: Orders
     name: str = "fragile"
+    words: None = None
 
     def planes(self, side: KvSide) -> tuple[PlaneSpec, ...]:
         return (PlaneSpec(side.width, side.dtype),)
 
-    def encode(self, x: Any) -> tuple[Any, ...]:
+    def encode(self, x: Any, side: Side) -> tuple[Any, ...]:
+        del side
         if self.orders.read("fail") is not None:
             raise RuntimeError("[hardship] this forward pass fails")
         return (x,)
 
-    def decode(self, planes: Sequence[Any]) -> Any:
+    def decode(self, planes: Sequence[Any], side: Side) -> Any:
+        del side
         return planes[0]
 
     def attend(

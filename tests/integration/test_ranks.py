@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.integration, linux]
 PLAIN = ("--kv-bits", "16")
 FORCED = ("--no-spec-decode-dynamic",)
 NGRAM = ("--spec-decode", "ngram", *FORCED)
-TIGHT = (*NGRAM, "--num-blocks", "64", "--plugins", "no:admission")
+TIGHT = (*NGRAM, "--num-blocks", "24", "--plugins", "no:admission")
 AT_ONCE = ("--max-batch-size", "16", "--spec-decode-disable-batch-size", "16")
 LAST = ("long", 17)
 """Asked for just before the end."""

@@ -13,6 +13,7 @@ from mlxserve_hookspecs import (
     OutputDelta,
     OutputParser,
     PlaneSpec,
+    Side,
     TextCodec,
     hookimpl,
 )
@@ -68,15 +69,18 @@ class PlainWithFaults:
 
     faults: Faults
     name: str = "plain-with-faults"
+    words: None = None
 
     def planes(self, side: KvSide) -> tuple[PlaneSpec, ...]:
         return (PlaneSpec(side.width, side.dtype),)
 
-    def encode(self, x: Any) -> tuple[Any, ...]:
+    def encode(self, x: Any, side: Side) -> tuple[Any, ...]:
+        del side
         self.faults.strike(x.shape[2])
         return (x,)
 
-    def decode(self, planes: Sequence[Any]) -> Any:
+    def decode(self, planes: Sequence[Any], side: Side) -> Any:
+        del side
         return planes[0]
 
     def attend(

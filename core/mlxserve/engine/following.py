@@ -7,6 +7,7 @@ import structlog
 
 from mlxserve.engine.build import build
 from mlxserve.engine.engine import Engine
+from mlxserve.engine.warming import warm_passes
 from mlxserve.ranks.frames import LinkBrokenError
 from mlxserve.ranks.inboxes import FollowerInbox
 from mlxserve.ranks.link import Links, follow
@@ -43,6 +44,7 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
         built = build(resolved, lambda _what, _done, _total: None, inbox, lambda _events: None)
     except MlxserveError as error:
         raise MlxserveError(f"rank {rank.rank}: {error}") from error
+    warm_passes(built.engine)
     log.info("following", of=rank.size)
     links.loaded, links.age = True, lambda: inbox.age
     _step(built.engine, inbox)

@@ -28,19 +28,25 @@ KINDS: Final = (
 )
 
 
+def warm_passes(engine: Engine) -> None:
+    """Trace the usual passes and measure prefill; on several ranks each of them must."""
+    scheduler, speculator = engine.scheduler, engine.speculator
+    drafts = bool(speculator.proposers) and scheduler.store.drafts_fit
+    widths = WIDTHS if drafts else WIDTHS[:1]
+    scheduler.store.warm(scheduler.capacity.decoding, widths)
+    calibrate(scheduler.store, scheduler.pace)
+
+
 def warm_up(engine: Engine, inbox: Inbox) -> None:
-    """Trace the usual passes, measure prefill, and run short requests from end to end.
+    """Warm the passes, and run short requests from end to end; the other ranks follow.
 
     No plugin hears of it and no counter counts it.
 
     Raises:
         ModelError: The model cannot generate.
     """
-    scheduler, speculator = engine.scheduler, engine.speculator
-    drafts = bool(speculator.proposers) and scheduler.store.drafts_fit
-    widths = WIDTHS if drafts else WIDTHS[:1]
-    scheduler.store.warm(scheduler.capacity.decoding, widths)
-    calibrate(scheduler.store, scheduler.pace)
+    warm_passes(engine)
+    scheduler = engine.scheduler
     events: list[GenerationEvent] = []
     plugins, outbox = engine.plugins, engine.outbox
     engine.plugins, engine.outbox = register({}), events.extend
