@@ -23,7 +23,7 @@ def test_the_variable_is_set_where_it_means_something(
 ) -> None:
     monkeypatch.setattr(cuda_graphs, "has_gpu", lambda: gpu)
     monkeypatch.setattr(cuda_graphs, "has_gpu_build", lambda: gpu)
-    monkeypatch.setattr(cuda_graphs.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv(VARIABLE, raising=False)
     if before is not None:
         monkeypatch.setenv(VARIABLE, before)

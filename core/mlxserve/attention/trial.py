@@ -4,22 +4,19 @@ The verdict is kept, for this device, this version of mlx and this text of the k
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
-import structlog
 from attrs import asdict, frozen
 
 from mlxserve.attention.ragged import RaggedKernel
+from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import WordFormat
 
-log = structlog.get_logger("mlxserve.attention")
 SECONDS: Final = 120.0
 """How long a kernel may take to be compiled and run."""
 
@@ -56,7 +53,7 @@ class Case:
         )
 
 
-def verdict(case: Case, command: Sequence[str] = (), memory: Path | None = None) -> str | None:
+def verdict(case: Case, command: Sequence[str] = (), memory: Verdicts | None = None) -> str | None:
     """Return why the kernel is not to be used, or ``None``; tried once, then remembered.
 
     Args:
@@ -64,12 +61,13 @@ def verdict(case: Case, command: Sequence[str] = (), memory: Path | None = None)
         command: Runs the trial; this module by default.
         memory: Where verdicts are kept.
     """
-    path, name = memory or _memory(), _name(case)
-    known = _recall(path)
+    verdicts, name = memory or Verdicts("kernels"), _name(case)
+    known = verdicts.known()
     if name not in known:
-        known = {**known, name: _try(case, command or (sys.executable, "-m", __spec__.name))}
-        _remember(path, known)
-    return known[name]
+        known[name] = _try(case, command or (sys.executable, "-m", __spec__.name))
+        verdicts.put(name, known[name])
+    found: str | None = known[name]
+    return found
 
 
 def _try(case: Case, command: Sequence[str]) -> str | None:
@@ -126,29 +124,6 @@ def _rounded(x: mx.array, case: Case) -> mx.array:
 def _name(case: Case) -> str:
     info: Any = mx.device_info()
     return f"{version('mlx')} {info.get('device_name', '')} {case.kernel.digest} {case}"
-
-
-def _memory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "mlxserve" / "kernels.json"
-
-
-def _recall(path: Path) -> dict[str, str | None]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(path: Path, known: dict[str, str | None]) -> None:
-    part = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, indent=1))
-        part.replace(path)
-    except OSError:
-        log.warning("the verdict on a kernel cannot be kept", path=str(path))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import mlx.core as mx
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxserve.attention.kernels import Kernels
@@ -13,6 +13,7 @@ from mlxserve.attention.views import Ways
 from mlxserve.batch.compiled import Compiled
 from mlxserve.batch.facts import Facts, facts_of
 from mlxserve.batch.proof import Probe, alone, mismatch, probes_of, stops_midway
+from mlxserve.batch.proven import Memory, Proven
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.solo import SoloStore
 from mlxserve.batch.store import RowStore
@@ -99,11 +100,13 @@ def plan_kv(
     *,
     compiled: bool,
     attention: Way = "auto",
+    memory: Memory | None = None,
 ) -> KvPlan:
     """Return the fastest layout that gives mlx-lm's own logits for a few probe rows.
 
     Tried in order: all rows in one pass through the attention seam; all rows in one pass on real
-    arrays; a pass for each row; mlx-lm's own caches, one sequence at a time.
+    arrays; a pass for each row; mlx-lm's own caches, one sequence at a time. With ``memory`` what
+    an earlier start has proved is not proved again.
 
     Raises:
         ModelError: mlx-lm itself cannot run the model.
@@ -117,9 +120,8 @@ def plan_kv(
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(f"mlx-lm cannot run this model: {words}") from error
     else:
-        probes = probes_of(model, facts.vocab, _to_pass(facts))
         bind(model)
-        planner = _Planner(facts, make_codec, limits, probes, notes)
+        planner = _Planner(facts, make_codec, limits, notes, memory)
         if found := planner.find(compiled=compiled, attention=attention):
             return found
     notes.append("KV is held in mlx-lm's own caches, one sequence at a time: slower, no reuse")
@@ -133,8 +135,17 @@ class _Planner:
     facts: Facts
     make_codec: CodecMaker
     limits: PoolLimits
-    probes: Sequence[Probe]
     notes: list[str]
+    memory: Memory | None
+    _probes: list[Probe] = field(factory=list)
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The rows that are run; mlx-lm's own logits for them take a moment, and come once."""
+        if not self._probes:
+            facts = self.facts
+            self._probes.extend(probes_of(facts.model, facts.vocab, _to_pass(facts)))
+        return self._probes
 
     def find(self, *, compiled: bool, attention: Way) -> KvPlan | None:
         arrangement = _arrangement(compiled=compiled, attention=attention)
@@ -143,6 +154,18 @@ class _Planner:
             kernels = Kernels.native(self.facts.model, self.limits.block_size, self.notes)
         if kernels is None and attention == "kernel":
             self.notes.append("--attention kernel: this device has none; gather instead")
+        asked = f"{self._codecs()} {self.limits.block_size} {compiled} {attention}"
+        proven = None if self.memory is None else self.memory.find(asked)
+        if proven is not None and (not proven.kernels or kernels is not None):
+            maker = _Maker(
+                self.facts,
+                arrangement,
+                dict(WAYS)[proven.way],
+                kernels if proven.kernels else None,
+                proven.compiled,
+            )
+            self.notes[:] = proven.notes
+            return self._plan(maker, proven)
         for name, ways in WAYS:
             tries = [(compiled, kernels)]
             if kernels is not None:
@@ -152,38 +175,58 @@ class _Planner:
             for trace, kernel in tries:
                 maker = _Maker(self.facts, arrangement, ways, kernel, trace)
                 if found := self._try(name, maker):
-                    return found
+                    if self.memory is not None:
+                        self.memory.keep(asked, found)
+                    return self._plan(maker, found)
         return None
 
-    def _try(self, name: str, maker: "_Maker") -> KvPlan | None:
+    def _codecs(self) -> tuple[str, ...]:
+        pairs = (self.make_codec(*pair) for pair in self.facts.sides if pair is not None)
+        return tuple(dict.fromkeys("plain" if codec is None else codec.name for codec in pairs))
+
+    def _try(self, name: str, maker: "_Maker") -> Proven | None:
+        """Prove one way; return the proof, or ``None`` and a note that says why there is none."""
         if maker.compiled and not maker.ways.together:
             return None
         if maker.ways.together and not maker.ways.handles and (self.facts.budget or 0) > _far():
             self.notes.append(f"{name} attention is off: its budget is too large to be proved")
             return None
+        simple = maker.kernels is None and not maker.compiled
+        coded = any(codec != "plain" for codec in self._codecs())
+        # What is served is proved. With a codec that is plain KV in the simplest way against
+        # mlx-lm, then the codec as it will be served against itself in the simplest way.
+        first = evolve(maker, kernels=None, compiled=False) if coded else maker
         small = evolve(self.limits, blocks=PROBE_BLOCKS, live=4, prefilling=1)
-        plain = maker.codecs(lambda _k, _v: None)
+        plain = first.codecs(lambda _k, _v: None)
         drafts = True
         if self.facts.layout.recurrent:
-            drafts = stops_midway(maker.runner(plain, small, drafts=True), self.probes)
-        if error := mismatch(maker.runner(plain, small, drafts=drafts), self.probes):
-            how = ", compiled" if maker.compiled else ""
-            how += ", by kernel" if maker.kernels else ""
+            drafts = stops_midway(first.runner(plain, small, drafts=True), self.probes)
+        error = mismatch(first.runner(plain, small, drafts=drafts), self.probes)
+        fault = None
+        if coded and not error:
+            fault = self._codec_fault(maker, small, drafts=drafts)
+            error = None if simple else fault
+        if error:
+            how = (
+                f"{', compiled' if maker.compiled else ''}{', by kernel' if maker.kernels else ''}"
+            )
             self.notes.append(f"{name}{how} attention is off: {error}")
             return None
-        codecs = maker.codecs(self.make_codec)
-        names = tuple(c.codec.name for c in codecs if c is not None)
-        coded = any(n != "plain" for n in names)
-        if coded and (error := self._codec_fault(maker, small, drafts=drafts)):
-            self.notes.append(f"KV stays plain: with the codec {error}")
-            codecs, names = plain, ("plain",) * len(names)
+        if fault:
+            self.notes.append(f"KV stays plain: with the codec {fault}")
         if not drafts:
             self.notes.append(
                 "nothing is drafted: recurrent layers of this model cannot stop midway in a pass"
             )
-        store = maker.runner(codecs, self.limits, drafts=drafts, whole=True)
+        by_kernel = maker.kernels is not None
+        return Proven(name, by_kernel, maker.compiled, drafts, bool(fault), tuple(self.notes))
+
+    def _plan(self, maker: "_Maker", proven: Proven) -> KvPlan:
+        codecs = maker.codecs((lambda _k, _v: None) if proven.plain else self.make_codec)
+        names = tuple(c.codec.name for c in codecs if c is not None)
+        store = maker.runner(codecs, self.limits, drafts=proven.drafts, whole=True)
         notes = (*self.notes, *_plain_layers(names))
-        return KvPlan(store, names, notes, self.facts.state, maker.describe(name))
+        return KvPlan(store, names, notes, self.facts.state, maker.describe(proven.way))
 
     def _codec_fault(self, maker: "_Maker", small: PoolLimits, *, drafts: bool) -> str | None:
         """Compare rows together, as they will be served, with each alone; both with the codec."""

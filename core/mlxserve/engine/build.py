@@ -9,6 +9,7 @@ from pluggy import PluginManager
 from mlxserve.batch.decoder import Decoder
 from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
 from mlxserve.batch.prefill import Prefiller
+from mlxserve.batch.proven import Memory
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.speculation import Speculator
 from mlxserve.batch.store import RowStore
@@ -27,6 +28,7 @@ from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.resolved import Resolved
+from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import (
     KvCodec,
     KvSide,
@@ -68,6 +70,7 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         pool_limits(capacity, model.max_len),
         compiled=_compiled(resolved.engine),
         attention=resolved.engine.attention,
+        memory=Memory(model.identity, Verdicts("plans")) if Agreement(group).alone else None,
     )
     if folded:
         note = f"quantized layers: {folded} run a batch's rows as one product"

@@ -10,6 +10,7 @@ from mlxserve.attention.kernels import Kernels
 from mlxserve.attention.trial import Case, verdict
 from mlxserve.pool.codec import PlainCodec
 from mlxserve.pool.planes import LeafCodec
+from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import KvSide
 
 CASE = Case(
@@ -44,7 +45,7 @@ def test_the_verdict_is_kept_for_the_next_start(
     text: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "SECONDS", 1.0)
-    log, memory = tmp_path / "log", tmp_path / "kernels.json"
+    log, memory = tmp_path / "log", Verdicts("kernels", tmp_path)
     for _ in range(2):
         found = verdict(CASE, python(text, log), memory)
         assert found is None if reason is None else reason in (found or "")
@@ -54,7 +55,7 @@ def test_the_verdict_is_kept_for_the_next_start(
 def test_a_kernel_that_this_machine_cannot_run_is_found_out_by_the_real_trial(
     tmp_path: Path,
 ) -> None:
-    assert verdict(CASE, memory=tmp_path / "kernels.json") is not None
+    assert verdict(CASE, memory=Verdicts("kernels", tmp_path)) is not None
 
 
 def test_a_layer_whose_kernel_failed_is_served_without_and_the_plan_says_why() -> None:
