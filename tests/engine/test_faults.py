@@ -183,6 +183,19 @@ def test_the_loop_sleeps_while_blocks_are_loaded_and_wakes_when_they_come() -> N
     others_are_well(it, "40")
 
 
+def test_a_loop_that_turns_and_gets_nobody_on_says_for_how_long() -> None:
+    tier = SlowTier()
+    it = bench(model(), tier)
+    it.submit(request("40", prompt(40)))
+    for _ in range(3):
+        it.step()
+    assert it.engine.status().last_step_age > 0.4
+    tier.asked[0].set_result(())
+    it.run()
+    assert it.engine.status().last_step_age < 0.3
+    others_are_well(it, "40")
+
+
 def test_a_client_that_leaves_frees_what_is_being_loaded_for_it() -> None:
     tier = SlowTier()
     it = bench(model(), tier)

@@ -83,6 +83,7 @@ class Engine:
     _looked: float = 0.0
     _was_prefill: bool = False
     ready_traces: int = 0
+    _got_on: float = field(factory=time.monotonic)
 
     def __attrs_post_init__(self) -> None:
         scheduler, vocab = self.scheduler, self.decoder.vocab
@@ -325,8 +326,11 @@ class Engine:
 
     def publish(self, began: float) -> None:
         """Hand this iteration's events to the outbox and tell the plugins."""
-        if events := self.replies.take():
+        events = self.replies.take()
+        if events:
             self.outbox(events)
+        if events or self._prefilled or self._decoded or self.scheduler.idle:
+            self._got_on = time.monotonic()
         if self._prefilled or self._decoded:
             self.steps += 1
             iteration = Iteration(
@@ -352,6 +356,7 @@ class Engine:
             used_blocks=self.scheduler.blocks_used(),
             cached_blocks=self.scheduler.cache.held,
             total_blocks=self.scheduler.capacity.blocks,
+            last_step_age=time.monotonic() - self._got_on,
             steps=self.steps,
             counters=dict(self.counters)
             | {

@@ -89,7 +89,9 @@ class EngineService:
 
     def status(self) -> EngineStatus:
         """Return the engine as it was after its last iteration; any thread."""
-        status = evolve(self._status, last_step_age=self._age())
+        # A loop that turns and gets nobody on is as stuck as one that does not turn.
+        stuck = self._status.last_step_age if self._status.running or self._status.waiting else 0.0
+        status = evolve(self._status, last_step_age=max(stuck, self._age()))
         if self._fatal is None:
             return status
         counters = {**status.counters, "dist_fatal": 1.0}
