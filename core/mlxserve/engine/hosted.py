@@ -16,6 +16,9 @@ from mlxserve.pool.table import Row
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import DraftRequest, HostedModel, ModelError, Progress, TextCodec
 
+LONGEST = 1 << 15
+"""Tokens that one of its rows can have at most."""
+
 BEHIND = 8
 """Tokens that a row may lag behind and still catch up in the batch; beyond, it starts anew."""
 
@@ -46,7 +49,10 @@ def hosted(model: LoadedModel, *, compiled: bool) -> "Hosted":
     Raises:
         ModelError: Its layers cannot take tokens back, as wrong guesses demand.
     """
-    limits = PoolLimits(blocks=1 << 20, block_size=16, live=1 << 12, prefilling=1, chunk=1 << 12)
+    longest = min(model.max_len or LONGEST, LONGEST)
+    limits = PoolLimits(
+        blocks=1 << 16, block_size=16, live=1 << 12, prefilling=1, chunk=1 << 12, longest=longest
+    )
     plan = plan_kv(model.model, lambda _keys, _values: None, limits, compiled=compiled)
     store = plan.store
     if not isinstance(store, Runner) or store.pool.recurrent:

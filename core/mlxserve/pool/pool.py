@@ -116,7 +116,8 @@ class Pool:
                 return False
         for number, (table, need) in enumerate(zip(row.tables, needs, strict=True)):
             if need:
-                table.grow(need, -(-ahead // self.size))
+                # Only where runs are read in place does it matter that blocks follow each other.
+                table.grow(need, -(-ahead // self.size) if self.shape.arrangement.axis else 0)
                 self.reach(number, max(table.numbers[-need:]) + 1)
         return True
 
