@@ -169,6 +169,7 @@ class Trouble:
             raise ValueError("[trouble] this hook fails")
         if kind == "detokenizer":
             vars(text)["decode"] = _unreadable(text)
+            vars(text)["spelled"] = _unspelled(text)
         return Failing(kind)
 
     @hookimpl
@@ -191,3 +192,15 @@ def _unreadable(text: TextCodec) -> Any:
         return decode(text, tokens, skip_special_tokens=skip_special_tokens)
 
     return decode_all_but_one
+
+
+def _unspelled(text: TextCodec) -> Any:
+    spelled: Any = type(text).spelled  # type: ignore[attr-defined]
+
+    def spelled_all_but_one(token: int) -> bytes | None:
+        if token == UNREADABLE:
+            raise ValueError("[trouble] a token cannot be decoded")
+        found: bytes | None = spelled(text, token)
+        return found
+
+    return spelled_all_but_one
