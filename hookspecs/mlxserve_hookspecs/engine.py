@@ -129,7 +129,8 @@ class EngineStatus:
         used_blocks: Blocks of KV in use by rows and pinned cache.
         cached_blocks: Blocks that only the cache holds, and that can be freed.
         total_blocks: The budget.
-        last_step_age: Seconds since an iteration ended while there was work; 0 when idle.
+        last_step_age: Seconds since an iteration got anybody on, or ended, while there was work; 0
+            when idle.
         steps: Iterations so far.
         error: Why the engine cannot serve, if it cannot.
         counters: Running totals by name, for metrics.
