@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import frozen
 
@@ -39,4 +39,34 @@ def resolve_model(reference: str, progress: Progress) -> ModelSource | None:
     Raises:
         ModelError: The reference is of this plugin's kind and leads nowhere: one line that says
             what is missing.
+    """
+
+
+class Adaptation(Protocol):
+    """A change of a loaded model's layers: the same function, faster on this device.
+
+    Attributes:
+        name: Names the change and the text of its code: that it was proved is remembered by it.
+    """
+
+    name: str
+
+    def apply(self) -> str:
+        """Change the layers in place; return one line for the plan."""
+
+    def undo(self) -> None:
+        """Leave every layer as it was."""
+
+
+@hookspec
+def adapt_model(model: Any) -> Adaptation | None:
+    """Offer to change the layers of ``model``, an ``mlx.nn.Module`` of mlx-lm, in place.
+
+    **Gather.** Each offer is applied, in order, and the model's logits are compared with those
+    before, for passes of one and several rows; an offer that changes them is undone, and the plan
+    says so. Parameters, their names and what ``isinstance`` says of a layer stay. Return ``None``
+    where there is nothing to gain.
+
+    Called once at start, on the engine thread, when the weights are in memory. On several ranks
+    each asks for itself: a change must not add or leave out a collective.
     """

@@ -1,11 +1,8 @@
 """Hold keys and values in 8 bits (or fewer): about half the memory of 16-bit ones."""
 
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from attrs import define, field, frozen
@@ -21,6 +18,7 @@ from mlxserve_hookspecs import (
     hookimpl,
     option,
 )
+from mlxserve_hookspecs.verdicts import Verdicts
 
 OFF: Final = 16
 PROBE_ROWS, PROBE_TOKENS, PROBE_RUNS = 4, 512, 5
@@ -67,10 +65,11 @@ class KvQuant:
         """Measure once per machine and shape: what a layer reads must not change between runs."""
         name = _shape_name(codec, keys, values)
         if name not in self._measured:
-            known = _recall()
+            memory = Verdicts("kv-attention")
+            known = memory.known()
             if name not in known:
                 known[name] = _compare(codec, keys, values)
-                _remember(known)
+                memory.put(name, known[name])
             self._measured[name] = known[name]
         return self._measured[name]
 
@@ -204,27 +203,3 @@ def _shape_name(codec: AffineCodec, keys: KvSide, values: KvSide) -> str:
     device = mx.device_info().get("device_name", mx.default_device())
     shape = f"{keys.heads}x{keys.width}x{values.width} {keys.dtype}"
     return f"{version('mlx')} {device} {codec.name} {shape}"
-
-
-def _memory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "mlxserve" / "kv-attention.json"
-
-
-def _recall() -> dict[str, bool]:
-    try:
-        found = json.loads(_memory().read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(known: dict[str, bool]) -> None:
-    path = _memory()
-    part = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, indent=1))
-        part.replace(path)
-    except OSError:
-        return  # a read-only home: measured again next time

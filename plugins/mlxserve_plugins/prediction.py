@@ -27,9 +27,15 @@ class Prediction:
 
 @define(eq=False)
 class PredictionProposer:
-    """Follows each reply through its prediction."""
+    """Follows each reply through its prediction.
+
+    Attributes:
+        vocab: Token ids end there.
+        on_request: Only some requests are drafted for: passes for it need not be at hand.
+    """
 
     vocab: int
+    on_request: bool = field(default=True, init=False)
     _trails: dict[int, "Trail"] = field(factory=dict)
 
     def wants(self, batch: Sequence[DraftRequest]) -> Collection[int]:

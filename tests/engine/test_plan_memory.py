@@ -11,7 +11,7 @@ from mlxserve.batch.proof import mismatch
 from mlxserve.batch.proven import Memory
 from mlxserve.engine.build import codec_maker, pool_limits
 from mlxserve.loading import register
-from mlxserve.verdicts import Verdicts
+from mlxserve_hookspecs.verdicts import Verdicts
 from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 
 from .harness import capacity

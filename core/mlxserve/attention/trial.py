@@ -4,7 +4,6 @@ The verdict is kept, for this device, this version of mlx and this text of the k
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,8 +13,8 @@ import mlx.core as mx
 from attrs import asdict, frozen
 
 from mlxserve.attention.ragged import RaggedKernel
-from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import WordFormat
+from mlxserve_hookspecs.verdicts import Verdicts, tried
 
 SECONDS: Final = 120.0
 """How long a kernel may take to be compiled and run."""
@@ -64,29 +63,11 @@ def verdict(case: Case, command: Sequence[str] = (), memory: Verdicts | None = N
     verdicts, name = memory or Verdicts("kernels"), _name(case)
     known = verdicts.known()
     if name not in known:
-        known[name] = _try(case, command or (sys.executable, "-m", __spec__.name))
+        run = command or (sys.executable, "-m", __spec__.name)
+        known[name] = tried((*run, json.dumps(asdict(case))), SECONDS)
         verdicts.put(name, known[name])
     found: str | None = known[name]
     return found
-
-
-def _try(case: Case, command: Sequence[str]) -> str | None:
-    try:
-        done = subprocess.run(
-            [*command, json.dumps(asdict(case))],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it took longer than {SECONDS:.0f} s"
-    except OSError as error:
-        return f"it could not be tried: {error}"
-    if done.returncode == 0:
-        return None
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return f"status {done.returncode}: {lines[-1][:200] if lines else 'no message'}"
 
 
 def fault(case: Case) -> str | None:

@@ -1,7 +1,7 @@
 """The batch in passes of few, fixed shapes, each traced and compiled once."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import mlx.core as mx
@@ -18,13 +18,13 @@ from mlxserve.pool.table import Row, Table
 KERNEL_WIDTH: Final = 8
 """Most new tokens a row that kernels take."""
 
-ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Classes of rows: a batch is padded to the next one."""
+ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
+"""Classes of rows: a batch is padded to the next one. Each costs a GPU half a second at start."""
 
 NEAR: Final = 4096
 """Tokens of a context that kernels read in few parts."""
 
-WIDTHS: Final = (1, 2, 3, 4, 6, 8)
+WIDTHS: Final = (1, 2, 4, 8)
 """Classes of new tokens a row."""
 
 
@@ -165,25 +165,29 @@ class Compiled:
         logits = self.model(tokens, cache=run.views())
         return logits, run.finish()
 
-    def warm(self, rows: int, widths: Sequence[int]) -> None:
-        """Trace the classes up to ``rows``, for idle rows that write to the scratch block."""
+    def warm(self, rows: int, widths: Sequence[int]) -> Iterator[None]:
+        """Trace the classes up to ``rows``, for idle rows that write to the scratch block.
+
+        Each ``next`` traces one: near contexts of all rows before far ones.
+        """
         counts = range(1, rows + 1) if self.pool.recurrent else [n for n in ROWS if n < rows]
         for number in range(len(self.pool.groups)):
             self.pool.reach(number, 1)
-        for count in dict.fromkeys((*counts, self.places(rows))):
-            for width in widths if not self.pool.recurrent else (1,):
-                self._warm(count, width)
+        for width in widths if not self.pool.recurrent else [w for w in widths if w == 1]:
+            for reach in (width, self.longest) if self.kernels else (width,):
+                for count in dict.fromkeys((*counts, self.places(rows))):
+                    self._warm(count, width, reach)
+                    yield
 
-    def _warm(self, rows: int, width: int) -> None:
+    def _warm(self, rows: int, width: int, reach: int) -> None:
         states = self.pool.states()
         if self.pool.recurrent:
             self.pool.put_states(self._zeros(rows))
         for tables in self._tables:
             tables.update([None] * rows)
-        for reach in (width, self.longest) if self.kernels else (width,):
-            lengths = mx.zeros((rows,), mx.int32)
-            logits = self._call(mx.zeros((rows, width), mx.int32), lengths, reach)
-            mx.eval(mx.argmax(logits[:, -1], axis=-1))
+        lengths = mx.zeros((rows,), mx.int32)
+        logits = self._call(mx.zeros((rows, width), mx.int32), lengths, reach)
+        mx.eval(mx.argmax(logits[:, -1], axis=-1))
         if self.pool.recurrent:
             self.pool.put_states(states)
 

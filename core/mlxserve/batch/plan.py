@@ -84,6 +84,7 @@ class KvPlan:
         notes: What falls back and why, one line each.
         state: The recurrent layers' arrays for one sequence, as (shape, dtype).
         how: How the layers attend.
+        adapted: How plugins changed the model, one line each.
     """
 
     store: RowStore
@@ -91,6 +92,7 @@ class KvPlan:
     notes: tuple[str, ...]
     state: tuple[tuple[tuple[int, ...], mx.Dtype], ...] = ()
     how: str = "one sequence at a time"
+    adapted: tuple[str, ...] = ()
 
 
 def plan_kv(

@@ -8,7 +8,7 @@ from typing import Any, Final
 import mlx.core as mx
 from attrs import asdict, frozen
 
-from mlxserve.verdicts import Verdicts
+from mlxserve_hookspecs.verdicts import Verdicts
 
 PROVING: Final = ("attention", "batch", "pool")
 """Folders whose code a proof is about: other code, another proof."""

@@ -1,6 +1,6 @@
 """Passes: rows of the pool through the model, eagerly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -141,10 +141,9 @@ class Runner:
         """Count the compiled passes that were traced."""
         return 0 if self.compiled is None else self.compiled.traces
 
-    def warm(self, rows: int, widths: Sequence[int]) -> None:
-        """Trace the usual passes: up to ``rows`` rows of each of ``widths`` new tokens."""
-        if self.compiled is not None:
-            self.compiled.warm(rows, widths)
+    def warm(self, rows: int, widths: Sequence[int]) -> Iterator[None]:
+        """Trace passes of up to ``rows`` rows of each of ``widths`` new tokens."""
+        return iter(()) if self.compiled is None else self.compiled.warm(rows, widths)
 
     def _run_batch(self, tokens: mx.array, lengths: mx.array | None = None) -> mx.array:
         if self.compiled is not None and self.compiled.takes(tokens, lengths):

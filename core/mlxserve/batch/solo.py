@@ -1,7 +1,7 @@
 """The fallback: every sequence in mlx-lm's own cache, one model call after the other."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -80,8 +80,10 @@ class SoloStore:
         """Return ``tokens``."""
         return tokens
 
-    def warm(self, rows: int, widths: Sequence[int]) -> None:
+    def warm(self, rows: int, widths: Sequence[int]) -> Iterator[None]:
         """Trace nothing."""
+        del rows, widths
+        return iter(())
 
     def verify(self, tokens: mx.array) -> mx.array:
         """Refuse: ``drafts_fit`` says so."""

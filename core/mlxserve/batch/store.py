@@ -1,6 +1,6 @@
 """What the engine needs of whoever holds KV."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import mlx.core as mx
@@ -64,8 +64,8 @@ class RowStore(Protocol):
     def traces(self) -> int:
         """Return how many passes were traced so far."""
 
-    def warm(self, rows: int, widths: Sequence[int]) -> None:
-        """Trace what is usual, up to ``rows`` rows of each of ``widths`` new tokens."""
+    def warm(self, rows: int, widths: Sequence[int]) -> Iterator[None]:
+        """Trace passes of up to ``rows`` rows of each of ``widths`` new tokens, one a ``next``."""
 
     @property
     def drafts_fit(self) -> bool:

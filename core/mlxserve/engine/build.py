@@ -1,11 +1,13 @@
 """Put an engine together: policy, model, KV plan, scheduler, decoder."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 from attrs import evolve, frozen
 from mlx import core as mx
 from pluggy import PluginManager
 
+from mlxserve.batch.adapting import adapt
 from mlxserve.batch.decoder import Decoder
 from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
 from mlxserve.batch.prefill import Prefiller
@@ -23,12 +25,10 @@ from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.hooks import ask, gather
 from mlxserve.inbox import Inbox
 from mlxserve.limits import limits_of
-from mlxserve.model.folding import fold_if_it_pays
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import EngineOptions
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.resolved import Resolved
-from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import (
     KvCodec,
     KvSide,
@@ -38,18 +38,27 @@ from mlxserve_hookspecs import (
     Progress,
     SchedulingPolicy,
     distribution,
+    models,
     quantization,
     scheduling,
     speculation,
 )
+from mlxserve_hookspecs.verdicts import Verdicts
 
 
 @frozen
 class Built:
-    """A warm engine and what the outside may know of it."""
+    """An engine and what the outside may know of it.
+
+    Attributes:
+        engine: To be warmed.
+        loaded: The model's card and text.
+        spent: Seconds by what they went to.
+    """
 
     engine: Engine
     loaded: Loaded
+    spent: Mapping[str, float]
 
 
 def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) -> Built:
@@ -62,24 +71,29 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
     if policy is None:
         raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
     group = ask(resolved.plugins, distribution.join_group)()
+    began = time.monotonic()
     model = load(resolved.plugins, resolved.model, progress, group)
-    capacity, folded = capacity_of(resolved.engine), fold_if_it_pays(model.model)
+    read = time.monotonic()
+    capacity = capacity_of(resolved.engine)
+    offers = gather(resolved.plugins, models.adapt_model)(model=model.model)
+    adapted = tuple(adapt(model.model, offers, model.identity, Verdicts("adaptations")))
     plan = plan_kv(
         model.model,
         codec_maker(resolved.plugins),
         pool_limits(capacity, model.max_len),
         compiled=_compiled(resolved.engine),
         attention=resolved.engine.attention,
-        memory=Memory(model.identity, Verdicts("plans")) if Agreement(group).alone else None,
+        memory=Memory(" ".join((model.identity, *adapted)), Verdicts("plans"))
+        if Agreement(group).alone
+        else None,
     )
-    if folded:
-        note = f"quantized layers: {folded} run a batch's rows as one product"
-        plan = evolve(plan, notes=(*plan.notes, note))
+    plan = evolve(plan, adapted=adapted)
     scheduler = _scheduler(resolved, model, plan, policy, Agreement(group), inbox.wake)
     host = Host(resolved, model.text, progress, _compiled(resolved.engine))
     engine = _engine(resolved.plugins, model, scheduler, host, inbox, outbox)
     card = _card(resolved, model, plan, engine.scheduler.cache)
-    return Built(engine, Loaded(card, model.text))
+    spent = {"weights": read - began, "plan": time.monotonic() - read}
+    return Built(engine, Loaded(card, model.text), spent)
 
 
 def _scheduler(
@@ -225,6 +239,7 @@ def _plan_lines(
         f"prefill {capacity.chunk_alone} tokens an iteration, beside others as time allows"
     )
     yield f"attention: {plan.how}"
+    yield from plan.adapted
     yield from (f"fallback: {note}" for note in plan.notes)
 
 

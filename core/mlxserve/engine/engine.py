@@ -1,7 +1,7 @@
 """The iteration loop. ``Engine.step`` is the whole of it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 
 import mlx.core as mx
@@ -61,7 +61,8 @@ class Engine:
         replies: What clients are told.
         intake: Takes messages in.
         steps: Iterations that ran anything.
-        ready_traces: Passes that were traced before the first request.
+        ready_traces: Passes that were traced while nobody waited.
+        spare: Traces one more class of passes at each ``next``, when there is nothing else to do.
     """
 
     plugins: PluginManager
@@ -83,6 +84,7 @@ class Engine:
     _looked: float = 0.0
     _was_prefill: bool = False
     ready_traces: int = 0
+    spare: Iterator[None] | None = None
     _got_on: float = field(factory=time.monotonic)
 
     def __attrs_post_init__(self) -> None:
@@ -121,12 +123,24 @@ class Engine:
         turn = self.inbox.take(self._patience())
         for message in turn.messages:
             self.intake.receive(message, turn.now)
+        if self.spare is not None and not turn.messages and self.scheduler.idle:
+            self._trace_ahead(self.spare)
         return turn
+
+    def _trace_ahead(self, spare: Iterator[None]) -> None:
+        before = self.traces
+        try:
+            more = next(spare, self) is None
+        except Exception:
+            log.exception("a pass cannot be traced ahead of time")
+            more = False
+        self.spare = spare if more else None
+        self.ready_traces += self.traces - before
 
     def _patience(self) -> float:
         """Return how long to wait for a message: not at all while there is anything to run."""
         if self.scheduler.idle:
-            return IDLE_WAIT
+            return IDLE_WAIT if self.spare is None else 0.0
         if self._inflight is not None or not self.scheduler.only_waits:
             return 0.0
         return LOAD_WAIT if self.agreement.alone else RANKS_WAIT

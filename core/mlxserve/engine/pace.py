@@ -7,6 +7,10 @@ from attrs import define
 SHARE: Final = 0.2
 """Weight of the newest measurement."""
 
+OUTLIER: Final = 2.0
+"""No pass counts as slower than so many times what was expected: the first of a shape may load or
+compile what it needs, and says nothing of the next."""
+
 STEPS: Final = 8
 LEAST_GAP, MOST_GAP = 0.05, 0.3
 """The pause that running streams see, if nobody says: so many steps, within these seconds."""
@@ -37,7 +41,7 @@ class Pace:
             return
         known = (self.overhead + self.per_token * tokens) or seconds
         # Which of the two was off is not known: both move alike.
-        factor = 1 + SHARE * (seconds / known - 1)
+        factor = 1 + SHARE * (min(seconds / known, OUTLIER) - 1)
         self.overhead, self.per_token = self.overhead * factor, self.per_token * factor
 
     def calibrate(self, few: tuple[int, float], many: tuple[int, float]) -> None:

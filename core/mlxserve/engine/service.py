@@ -183,12 +183,16 @@ class EngineService:
         from mlxserve.engine.build import build  # noqa: PLC0415
         from mlxserve.engine.warming import warm_up  # noqa: PLC0415
 
+        began = time.monotonic()
         built = build(self.resolved, self.progress, self._inbox, self._client.deliver)
+        made = time.monotonic()
         warm_up(built.engine, self._inbox)
         if self.links is not None:
             self.links.loaded = True  # warming up took all ranks
         for line in built.loaded.card.layout:
             log.info("plan", detail=line)
+        spent = {**built.spent, "warm": time.monotonic() - made, "all": time.monotonic() - began}
+        log.info("loaded", **{f"{k}_s": round(v, 1) for k, v in spent.items()})
         self._status = built.engine.status()
         self._client.loaded = built.loaded
         loaded = built.loaded

@@ -1,6 +1,8 @@
 """Do once, before anybody waits, what is slow the first time."""
 
 import time
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import mlx.core as mx
@@ -22,6 +24,9 @@ from mlxserve_hookspecs import (
 FEW, MANY = 16, (64, 512)
 """Prompt tokens of the passes whose time is taken: on a CPU, and elsewhere."""
 
+FEW_ROWS: Final = 8
+"""Rows up to which drafts are usual: for more of them they seldom pay."""
+
 KINDS: Final = (
     SamplingParams(temperature=0.0),
     SamplingParams(temperature=0.7, top_p=0.9, seed=0),
@@ -29,12 +34,25 @@ KINDS: Final = (
 
 
 def warm_passes(engine: Engine) -> None:
-    """Trace the usual passes and measure prefill; on several ranks each of them must."""
-    scheduler, speculator = engine.scheduler, engine.speculator
-    drafts = bool(speculator.proposers) and scheduler.store.drafts_fit
-    widths = WIDTHS if drafts else WIDTHS[:1]
-    scheduler.store.warm(scheduler.capacity.decoding, widths)
-    calibrate(scheduler.store, scheduler.pace)
+    """Trace the usual passes and measure prefill; on several ranks each of them must.
+
+    What is less usual is left to the engine, for when it has nothing to do: drafts where nobody
+    asks for them in general, or for many rows. Ranks have no such time of their own.
+    """
+    scheduler, proposers = engine.scheduler, engine.speculator.proposers
+    store, rows = scheduler.store, scheduler.capacity.decoding
+    usual: list[Iterator[None]] = [store.warm(rows, WIDTHS[:1])]
+    if proposers and store.drafts_fit:
+        more = store.warm(rows, WIDTHS[1:])
+        if not engine.agreement.alone:
+            usual.append(more)
+        else:
+            engine.spare = more
+            if not all(getattr(proposer, "on_request", False) for proposer in proposers):
+                usual.append(store.warm(min(rows, FEW_ROWS), WIDTHS[1:]))
+    for _ in chain.from_iterable(usual):
+        pass
+    calibrate(store, scheduler.pace)
 
 
 def warm_up(engine: Engine, inbox: Inbox) -> None:
@@ -73,20 +91,21 @@ def calibrate(store: RowStore, pace: Pace) -> None:
     """Take the time of two prefill passes, the first run of each not counted."""
     cpu = mx.default_device().type == mx.DeviceType.cpu
     many = MANY[0] if cpu else MANY[1]
+    if not cpu and not store.exclusive_prefill:
+        _prefill_seconds(store, FEW // 2, 1, rows=2)  # compiles what only several rows need
     few_seconds, many_seconds = (_prefill_seconds(store, n, 1 + (not cpu)) for n in (FEW, many))
     pace.calibrate((FEW, few_seconds), (many, many_seconds))
 
 
-def _prefill_seconds(store: RowStore, tokens: int, runs: int) -> float:
+def _prefill_seconds(store: RowStore, tokens: int, runs: int, rows: int = 1) -> float:
     spent = []
     for _ in range(runs):
-        row = store.open()
-        if not store.room(row, tokens):
+        opened = [store.open() for _ in range(rows)]
+        if all(store.room(row, tokens) for row in opened):
+            began = time.perf_counter()
+            store.prefill([Chunk(row, [1] * (tokens - at)) for at, row in enumerate(opened)])
+            mx.eval(store.pending(opened))
+            spent.append(time.perf_counter() - began)
+        for row in opened:
             store.close(row)
-            return 0.0
-        began = time.perf_counter()
-        store.prefill([Chunk(row, [1] * tokens)])
-        mx.eval(store.pending([row]))
-        spent.append(time.perf_counter() - began)
-        store.close(row)
-    return min(spent)
+    return min(spent, default=0.0)

@@ -10,8 +10,8 @@ from mlxserve.attention.kernels import Kernels
 from mlxserve.attention.trial import Case, verdict
 from mlxserve.pool.codec import PlainCodec
 from mlxserve.pool.planes import LeafCodec
-from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import KvSide
+from mlxserve_hookspecs.verdicts import Verdicts
 
 CASE = Case(
     bits=0,

@@ -13,7 +13,7 @@ from mlx.nn.layers.quantized import QuantizedLinear
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRALinear
 
-from mlxserve.model.folding import FoldedLinear, fold, folding_pays
+from mlxserve_plugins.fused.folding import FoldedLinear, fold, folding_pays
 
 SHAPES = [(64,), (3, 64), (1, 1, 64), (8, 1, 64), (1, 5, 64), (4, 3, 64), (2, 3, 2, 64)]
 MODES = {

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,26 @@ class Verdicts:
             part.replace(self.path)
         except OSError:
             log.warning("a verdict cannot be kept", path=str(self.path))
+
+
+def tried(command: Sequence[str], seconds: float) -> str | None:
+    """Run a trial in a process of its own; return why it failed, or ``None``.
+
+    For what may hang or abort: that must cost a verdict, not the start.
+
+    Args:
+        command: Exits with 0 where all is well, else says why on its last line.
+        seconds: How long it may take.
+    """
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {seconds:.0f} s"
+    except OSError as error:
+        return f"it could not be tried: {error}"
+    if done.returncode == 0:
+        return None
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return f"status {done.returncode}: {lines[-1][:200] if lines else 'no message'}"

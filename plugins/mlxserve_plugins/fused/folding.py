@@ -74,9 +74,11 @@ def fold(model: Module) -> int:
     return len(found)
 
 
-def fold_if_it_pays(model: Any) -> int:
-    """Fold where a short measurement says so; return how many layers do."""
-    return fold(model) if folding_pays(model) else 0
+def unfold(model: Module) -> None:
+    """Undo ``fold``."""
+    was = {folded: plain for plain, folded in FOLDED.items()}
+    for module in _modules(model):
+        module.__class__ = was.get(type(module), type(module))
 
 
 def folding_pays(model: Module) -> bool:

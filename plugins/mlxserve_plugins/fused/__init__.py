@@ -1,0 +1,56 @@
+"""Fewer operations a layer: kernels for passes of few rows, quantized products folded."""
+
+import sys
+from functools import cached_property
+from typing import Any, Literal
+
+from attrs import define, frozen
+
+from mlxserve_hookspecs import hookimpl, option
+from mlxserve_hookspecs.models import Adaptation
+from mlxserve_hookspecs.verdicts import Verdicts, tried
+
+SECONDS = 120.0
+"""How long the trial of the kernels may take, in a process of its own."""
+
+
+@frozen
+class FusedLayersOptions:
+    """Fused layers; nothing is changed on a CPU."""
+
+    fused_layers: Literal["auto", "off"] = option(
+        "auto",
+        "run products, norms and rotary embeddings of few rows by fewer, own kernels",
+        flag="--fused-layers",
+    )
+
+
+@define(slots=False)
+class FusedLayers:
+    """Offers what there is for the device."""
+
+    options: FusedLayersOptions
+
+    @hookimpl
+    def adapt_model(self, model: Any) -> Adaptation | None:
+        """Offer kernels on an NVIDIA GPU; fold quantized layers wherever that pays."""
+        import mlx.core as mx  # noqa: PLC0415 - the module is read by people without mlx
+
+        if self.options.fused_layers == "off" or mx.default_device().type == mx.DeviceType.cpu:
+            return None
+        from mlxserve_plugins.fused.offer import offer  # noqa: PLC0415
+
+        return offer(model, self.kernels_are_right if mx.cuda.is_available() else False)
+
+    @cached_property
+    def kernels_are_right(self) -> bool:
+        """Whether this device runs the kernels; tried once, then remembered."""
+        from mlxserve_plugins.fused.trial import QUESTION  # noqa: PLC0415
+
+        memory = Verdicts("kernels")
+        known = memory.known()
+        if QUESTION not in known:
+            command = (sys.executable, "-m", "mlxserve_plugins.fused.trial")
+            known[QUESTION] = tried(command, SECONDS)
+            memory.put(QUESTION, known[QUESTION])
+        return known[QUESTION] is None
