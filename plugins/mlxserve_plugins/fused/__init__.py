@@ -18,9 +18,11 @@ SECONDS = 120.0
 class FusedLayersOptions:
     """Fused layers; nothing is changed on a CPU."""
 
-    fused_layers: Literal["auto", "off"] = option(
+    fused_layers: Literal["auto", "kernels", "off"] = option(
         "auto",
-        "run products, norms and rotary embeddings of few rows by fewer, own kernels",
+        "auto: quantized layers run a batch's rows as one product where that is faster; kernels: "
+        "on an NVIDIA GPU also products, norms and rotary embeddings of few rows by own kernels, "
+        "where a measurement at the first start says so",
         flag="--fused-layers",
     )
 
@@ -33,14 +35,15 @@ class FusedLayers:
 
     @hookimpl
     def adapt_model(self, model: Any) -> Adaptation | None:
-        """Offer kernels on an NVIDIA GPU; fold quantized layers wherever that pays."""
+        """Fold quantized layers wherever that pays; offer kernels where they were asked for."""
         import mlx.core as mx  # noqa: PLC0415 - the module is read by people without mlx
 
         if self.options.fused_layers == "off" or mx.default_device().type == mx.DeviceType.cpu:
             return None
         from mlxserve_plugins.fused.offer import offer  # noqa: PLC0415
 
-        return offer(model, self.kernels_are_right if mx.cuda.is_available() else False)
+        kernels = self.options.fused_layers == "kernels" and mx.cuda.is_available()
+        return offer(model, kernels and self.kernels_are_right)
 
     @cached_property
     def kernels_are_right(self) -> bool:

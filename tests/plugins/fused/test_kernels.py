@@ -20,8 +20,7 @@ def near(ours: mx.array, wanted: mx.array) -> None:
     assert mx.abs(a - b).max().item() <= 0.02 * mx.abs(b).max().item()
 
 
-@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-@pytest.mark.parametrize("rows", [1, 8, 11, 64])
+@pytest.mark.parametrize(("rows", "dtype"), [(1, mx.bfloat16), (11, mx.bfloat16), (8, mx.float16)])
 def test_a_product(rows: int, dtype: mx.Dtype) -> None:
     x, w = random(rows, 1, INPUTS, dtype=dtype), random(40, INPUTS, dtype=dtype)
     b, r = random(40, dtype=dtype), random(rows, 1, 40, dtype=dtype)
@@ -30,19 +29,18 @@ def test_a_product(rows: int, dtype: mx.Dtype) -> None:
 
 
 def test_a_wide_product_makes_twice_the_outputs_a_block() -> None:
-    x, w = random(60, INPUTS), random(2064, INPUTS)
+    x, w = random(60, 64), random(2064, 64)
     near(FEW.product(x, w), x @ w.T)
 
 
-@pytest.mark.parametrize("rows", [1, 19])
+@pytest.mark.parametrize("rows", [19])
 def test_a_gated_pair(rows: int) -> None:
     x, gate, up = random(rows, INPUTS), random(40, INPUTS), random(40, INPUTS) + 1
     g = x @ gate.T
     near(FEW.gated(x, gate, up), g * mx.sigmoid(g) * (x @ up.T))
 
 
-@pytest.mark.parametrize("rows", [3, 33])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("rows", "biased"), [(3, True), (33, False)])
 def test_three_products_side_by_side(rows: int, *, biased: bool) -> None:
     x, outputs = random(rows, INPUTS), (48, 24, 16)
     weights, biases = [random(n, INPUTS) for n in outputs], [random(n) for n in outputs]
@@ -58,9 +56,10 @@ def test_a_row_comes_out_the_same_whoever_is_beside_it() -> None:
         assert mx.array_equal(FEW.product(x[at : at + 1], w), together[at : at + 1])
 
 
-@pytest.mark.parametrize("traditional", [False, True])
-@pytest.mark.parametrize(("dim", "turned"), [(64, 64), (80, 32), (128, 128)])
-@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(
+    ("dim", "turned", "traditional", "normed"),
+    [(64, 64, False, False), (80, 32, False, True), (128, 128, True, True)],
+)
 def test_heads_are_normed_and_turned(
     dim: int, turned: int, *, traditional: bool, normed: bool
 ) -> None:

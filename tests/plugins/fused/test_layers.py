@@ -43,7 +43,6 @@ def tiny(kind: Any, **more: Any) -> Any:
 
 
 MODELS = {
-    "llama": lambda: tiny(llama),
     "qwen2, with biases": lambda: tiny(qwen2),
     "qwen3, with norms": lambda: tiny(qwen3, head_dim=64, max_position_embeddings=64),
 }
@@ -52,7 +51,7 @@ COUNTS = {"products": 8, "gates": 1, "attention": 1, "residuals": 1}
 
 def logits(model: Any) -> list[mx.array]:
     found = []
-    for rows in (1, 9):
+    for rows in (2,):
         cache = make_prompt_cache(model)
         found.append(model(mx.array([[1, 5, 3]] * rows), cache=cache))
         found.append(model(mx.array([[2]] * rows), cache=cache))

@@ -1,0 +1,73 @@
+"""What is offered, and that the core holds it to the logits from before."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx import nn
+from tests.engine.tiny import tiny_model
+
+from mlxserve.batch.adapting import adapt
+from mlxserve_hookspecs.verdicts import Verdicts
+from mlxserve_plugins.fused import FusedLayers, FusedLayersOptions
+from mlxserve_plugins.fused.kernels import Few, what
+from mlxserve_plugins.fused.layers import Fused
+
+
+class Change:
+    """Scales the norm before the head, by a factor."""
+
+    def __init__(self, model: Any, factor: float) -> None:
+        self.name, self.model, self.factor, self.applied = "change", model, factor, 0
+
+    def apply(self) -> str:
+        self.model.model.norm.weight = self.model.model.norm.weight * self.factor
+        self.applied += 1
+        return "changed"
+
+    def undo(self) -> None:
+        self.model.model.norm.weight = self.model.model.norm.weight / self.factor
+        self.applied -= 1
+
+
+@pytest.mark.parametrize(("factor", "stays"), [(1.0, True), (1.5, False)])
+def test_a_change_of_the_logits_is_undone_and_said(
+    factor: float, stays: bool, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    change, memory = Change(model, factor), Verdicts("adaptations", tmp_path)
+    (line,) = adapt(model, [change], "weights", memory)
+    assert (change.applied, line == "changed") == (int(stays), stays)
+    assert stays or "logits differ" in line
+    (again,) = adapt(model, [change], "weights", memory)
+    assert again == line
+    assert len(memory.known()) == 1
+
+
+def test_a_change_that_raises_is_off(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    change = Change(model, 1.0)
+    change.apply = lambda: 1 // 0  # type: ignore[method-assign, assignment, return-value]
+    (line,) = adapt(model, [change], "weights", Verdicts("adaptations", tmp_path))
+    assert "ZeroDivisionError" in line
+
+
+@pytest.mark.parametrize("asked", ["auto", "kernels", "off"])
+def test_nothing_is_offered_on_a_cpu(asked: Any) -> None:
+    assert FusedLayers(FusedLayersOptions(asked)).adapt_model(tiny_model("llama")) is None
+
+
+def test_what_is_slower_stays_with_mlx() -> None:
+    layer = nn.Linear(64, 32, bias=False)
+    layer.weight = layer.weight.astype(mx.bfloat16)
+    x = mx.ones((3, 1, 64), mx.bfloat16)
+
+    def build(_source: Any) -> Any:
+        raise AssertionError("no kernel was to be made")
+
+    plain = layer(x)
+    Fused(Few(build, frozenset({what("product", 3, layer.weight)})), layer).apply()
+    assert mx.array_equal(layer(x), plain)
+    with pytest.raises(AssertionError):
+        layer(x[:1])
