@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 from attrs import define, field
+from hypothesis import settings
 
 from mlxserve.loading import Installed, installed
 
@@ -21,6 +22,9 @@ TURNS = pytest.StashKey[Turns]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Share turns with the other workers of this run, if there are any."""
+    # How long an example takes says more of the other worker than of the code.
+    settings.register_profile("mlxserve", deadline=None)
+    settings.load_profile("mlxserve")
     if worker := getattr(config, "workerinput", None):
         turns = config.stash[TURNS] = Turns(worker["testrunuid"])
         config.add_cleanup(turns.close)
