@@ -1,15 +1,68 @@
-"""An installed world of plugins, built for one test: real metadata in a folder, nothing global."""
+"""An installed world of plugins, built for one test; and how several workers share the tests."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoints, distributions
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from attrs import define, field
+from hypothesis import settings
 
 from mlxserve.loading import Installed, installed
+
+from .turns import Turns
+
+HERE = Path(__file__).parent
+SLOW = ("integration", "engine", "zoo")
+"""Folders that workers begin with, so that what comes last is short."""
+TURNS = pytest.StashKey[Turns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share turns with the other workers of this run, if there are any."""
+    # How long an example takes says more of the other worker than of the code.
+    settings.register_profile("mlxserve", deadline=None)
+    settings.load_profile("mlxserve")
+    if worker := getattr(config, "workerinput", None):
+        turns = config.stash[TURNS] = Turns(worker["testrunuid"])
+        config.add_cleanup(turns.close)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a file's tests with one worker, for they share fixtures; long ones first."""
+    if TURNS not in config.stash:
+        return
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=_place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Wait for a turn, and for an empty room if the test is marked ``alone``."""
+    turns = item.config.stash.get(TURNS, None)
+    if turns is None:
+        return (yield)
+    with turns.taken(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured: ``record_property("figure", "...")``."""
+    reports = [each for several in terminalreporter.stats.values() for each in several]
+    for report in reports:
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "figure" and report.when == "call":
+                terminalreporter.write_line(f"figure: {value}")
+
+
+def _place(item: pytest.Item) -> int:
+    folder = item.path.relative_to(HERE).parts[0] if HERE in item.path.parents else ""
+    return SLOW.index(folder) if folder in SLOW else len(SLOW)
 
 
 @define

@@ -165,6 +165,7 @@ class SlowTier:
         """Have nothing to let go of."""
 
 
+@pytest.mark.alone
 def test_the_loop_sleeps_while_blocks_are_loaded_and_wakes_when_they_come() -> None:
     tier = SlowTier()
     it = bench(model(), tier)
@@ -183,6 +184,7 @@ def test_the_loop_sleeps_while_blocks_are_loaded_and_wakes_when_they_come() -> N
     others_are_well(it, "40")
 
 
+@pytest.mark.alone
 def test_a_loop_that_turns_and_gets_nobody_on_says_for_how_long() -> None:
     tier = SlowTier()
     it = bench(model(), tier)

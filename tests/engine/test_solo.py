@@ -22,7 +22,7 @@ def model() -> Any:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr("mlxserve.batch.plan.WAYS", ())
-    it = bench(model(), PrefixCache())
+    it = bench(tiny_model("llama"), PrefixCache())  # of which nothing is proved elsewhere
     assert isinstance(it.engine.scheduler.store, SoloStore)
     return it
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from attrs import define, field
 from .live import LiveServer
 from .streams import Reading, streaming
 
+pytestmark = pytest.mark.alone
+Record = Callable[[str, object], None]
 LONG = bool(os.environ.get("MLXSERVE_TEST_LONG"))
 CLIENTS = 200
 ROUNDS = 20 if LONG else 1
@@ -77,14 +79,13 @@ async def crowd(server: LiveServer) -> list[httpx.Response]:
 
 
 def test_two_hundred_clients_are_served_or_told_when_to_come_back(
-    tiny: LiveServer, capsys: pytest.CaptureFixture[str]
+    tiny: LiveServer, record_property: Record
 ) -> None:
     with probing(tiny) as probes:
         answers = asyncio.run(crowd(tiny))
     statuses = Counter(answer.status_code for answer in answers)
-    with capsys.disabled():
-        p99 = f"{1000 * probes.p99:.1f} ms of {len(probes.seconds)}"
-        print(f"\n{CLIENTS} clients: {dict(statuses)}; /livez p99 {p99}")  # noqa: T201 - the figure
+    p99 = f"{1000 * probes.p99:.1f} ms of {len(probes.seconds)}"
+    record_property("figure", f"{CLIENTS} clients: {dict(statuses)}; /livez p99 {p99}")
     assert len(answers) == CLIENTS * ROUNDS
     assert set(statuses) <= {200, 429, 503}
     assert statuses[200] >= 64
@@ -127,7 +128,7 @@ async def leave_rudely(server: LiveServer, at: int) -> int:
 
 
 def test_clients_that_leave_at_random_moments_take_nothing_with_them(
-    tiny: LiveServer, capsys: pytest.CaptureFixture[str]
+    tiny: LiveServer, record_property: Record
 ) -> None:
     tiny.rest()
     before = tiny.metrics()["mlxserve_requests_received_total"]
@@ -138,8 +139,8 @@ def test_clients_that_leave_at_random_moments_take_nothing_with_them(
     came = asyncio.run(rude())
     took = tiny.rest()
     let_in = tiny.metrics()["mlxserve_requests_received_total"] - before
-    with capsys.disabled():
-        print(f"\n{RUDE} clients left, {let_in:g} let in: at rest after {took:.3f} s")  # noqa: T201
+    left = f"{RUDE} clients left, {let_in:g} let in"
+    record_property("figure", f"{left}: at rest after {took:.3f} s")
     assert let_in >= RUDE / 4
     assert any(came)
     assert not all(came)

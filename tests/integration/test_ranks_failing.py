@@ -98,6 +98,7 @@ def test_a_rank_that_is_gone_ends_all_with_an_error(
                 stream.result()
 
 
+@pytest.mark.alone
 def test_idle_ranks_sleep_slow_ones_are_waited_for_and_stuck_ones_are_not(
     start: Start, tmp_path: Path
 ) -> None:

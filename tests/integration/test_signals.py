@@ -43,6 +43,7 @@ def test_sigterm_ends_streams_with_an_error_event_at_the_deadline(serve: Serve) 
     assert "Traceback" not in server.said
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_server_at_once(serve: Serve, first: signal.Signals) -> None:
     server = serve("--shutdown-timeout-s", "600")

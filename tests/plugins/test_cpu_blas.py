@@ -57,6 +57,7 @@ def measure(how: str, cache: Path, env: Mapping[str, str] = os.environ) -> dict[
 
 
 @linux
+@pytest.mark.alone
 def test_products_are_the_same_and_not_slower(tmp_path: Path) -> None:
     import numpy as np
 

@@ -197,6 +197,7 @@ def test_probes_need_no_key_and_are_not_cached(make_stage: MakeStage, path: str)
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.alone
 def test_a_verdict_takes_well_under_a_millisecond() -> None:
     health = Health()
     began = time.perf_counter()

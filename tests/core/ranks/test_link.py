@@ -76,6 +76,7 @@ def test_a_turn_arrives_whole(them: Ranks) -> None:
     assert turn == Turn(7.5, (Cancel("a"), Cancel("b")))
 
 
+@pytest.mark.alone
 def test_a_sleeping_rank_wakes_within_ten_milliseconds(them: Ranks) -> None:
     leader, follower = them.pair()
     inbox = FollowerInbox(link=follower)
