@@ -1,0 +1,114 @@
+"""A real server for each test that wants one, on a free port of this machine."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import valkey
+from attrs import define, field
+
+PROGRAMS = ("valkey-server", "redis-server")
+START_S = 10.0
+
+
+def until(holds: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait until something holds.
+
+    Raises:
+        TimeoutError: It did not within ``timeout`` seconds.
+    """
+    end = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {timeout:g} s")
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@define(eq=False)
+class Server:
+    """A Valkey or Redis server without files.
+
+    Attributes:
+        program: Its path.
+        folder: Where it runs.
+        words: More of its settings.
+        port: Where it listens, also after a restart.
+    """
+
+    program: str
+    folder: Path
+    words: tuple[str, ...] = ()
+    port: int = field(factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}/0"
+
+    def client(self) -> "valkey.Valkey":
+        return valkey.Valkey(host="127.0.0.1", port=self.port, socket_timeout=5)
+
+    def start(self) -> None:
+        """Run; returns when it answers."""
+        own = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+        command = [self.program, *own, "--dir", str(self.folder), *self.words]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        until(self._answers, START_S)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End at once, as a machine that loses power; a stopped one too."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as wire:
+                wire.sendall(b"PING\r\n")
+                return wire.recv(16)[:1] in (b"+", b"-")
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Return a function that makes a server; it must be started. Skips where there is none."""
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.skip(f"needs one of {', '.join(PROGRAMS)} (Debian: apt-get install redis-server)")
+    made: list[Server] = []
+
+    def make(*words: str) -> Server:
+        folder = tmp_path / f"valkey-{len(made)}"
+        folder.mkdir()
+        made.append(Server(program, folder, words))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """Return a server that runs."""
+    server = make_server()
+    server.start()
+    return server
