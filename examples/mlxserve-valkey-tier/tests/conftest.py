@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,23 +88,35 @@ class Server:
             return False
 
 
-@pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Return a function that makes a server; it must be started. Skips where there is none."""
+@contextmanager
+def servers(folder: Path) -> Iterator[Callable[..., Server]]:
+    """Yield a function that makes a server, to be started; kill them all in the end.
+
+    Skips the test where no such program is installed.
+    """
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         pytest.skip(f"needs one of {', '.join(PROGRAMS)} (Debian: apt-get install redis-server)")
     made: list[Server] = []
 
     def make(*words: str) -> Server:
-        folder = tmp_path / f"valkey-{len(made)}"
-        folder.mkdir()
-        made.append(Server(program, folder, words))
+        mine = folder / f"valkey-{len(made)}"
+        mine.mkdir()
+        made.append(Server(program, mine, words))
         return made[-1]
 
-    yield make
-    for server in made:
-        server.kill()
+    try:
+        yield make
+    finally:
+        for server in made:
+            server.kill()
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Return a function that makes a server; it must be started."""
+    with servers(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
