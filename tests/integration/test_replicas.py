@@ -25,7 +25,7 @@ STREAMS = 200
 LATER = 60
 """So many of them come when two replicas are on their way out."""
 
-CONVERSATIONS = 18
+CONVERSATIONS = 12
 TURNS = 4
 AT_ONCE = 6
 LIMITS = (
@@ -190,7 +190,7 @@ def fill(value: Any, text: str) -> Any:
 
 
 async def stream(client: httpx.AsyncClient, at: int, outcome: Outcome) -> None:
-    body = {"prompt": f"{at * 7919} asks: ", "max_tokens": 60, "ignore_eos": True, "stream": True}
+    body = {"prompt": f"{at * 7919} asks: ", "max_tokens": 40, "ignore_eos": True, "stream": True}
     try:
         async with client.stream("POST", "/v1/completions", json=body) as answer:
             outcome.status, outcome.by = answer.status_code, answer.headers["x-served-by"]

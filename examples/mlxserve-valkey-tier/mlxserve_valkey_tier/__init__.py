@@ -35,7 +35,7 @@ class ValkeyTierOptions:
         500,
         "most milliseconds that a request waits for its blocks; it then takes those that came",
         flag="--valkey-timeout-ms",
-        check=and_(ge(1), le(60_000)),
+        check=and_(ge(1), le(5000)),
     )
     ttl_s: int = option(
         0,
