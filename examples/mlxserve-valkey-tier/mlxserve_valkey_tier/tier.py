@@ -1,6 +1,5 @@
 """The tier: answers from an index in memory, and leaves everything else to its threads."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
@@ -58,8 +57,7 @@ class SharedTier:
     name = "valkey"
 
     def __init__(self, layout: CacheLayout, options: ValkeyTierOptions) -> None:
-        secret = hashlib.sha256(options.secret.encode()).digest() if options.secret else b""
-        values, seconds = Values(layout, secret), options.timeout_ms / 1000
+        values, seconds = Values(layout, options.secret.encode()), options.timeout_ms / 1000
         connect, patient = (connector(options.url, each) for each in (seconds, PATIENCE_S))
         self.wants_fresh = options.policy == "write_through"
         self._index, self._totals, self._alarms = Index(), Totals(), Alarms()

@@ -20,7 +20,7 @@ IDLE_S: Final = 1.0
 """Idle for longer, a connection is looked at before it is used: servers close such ones."""
 
 SAME_SERVERS: Final = {"redis": "valkey", "rediss": "valkeys"}
-READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 1 << 18
 
 
 def connector(url: str, seconds: float) -> Connect:
