@@ -83,6 +83,7 @@ class Reader:
         self._alarms = alarms
         self._totals = totals
         self._seconds = seconds
+        self._stopped = False
         self._loads: SimpleQueue[Load | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._main, args=(wire,), name=f"valkey-reader-{n}", daemon=True)
@@ -94,7 +95,7 @@ class Reader:
     def load(self, keys: Sequence[BlockKey]) -> "Future[Sequence[Block]]":
         """Return the longest intact run that comes in time."""
         load = Load(keys)
-        if not keys or not self._breaker.available:
+        if not keys or self._stopped or not self._breaker.available:
             load.end()
             return load.future
         load.alarm = self._alarms.set(self._seconds, lambda: self._late(load))
@@ -102,7 +103,8 @@ class Reader:
         return load.future
 
     def stop(self, seconds: float) -> None:
-        """End; waits for ``seconds`` at most for each thread."""
+        """End; what is left of a load yields nothing. Waits ``seconds`` at most for each thread."""
+        self._stopped = True
         for _ in self._threads:
             self._loads.put(None)
         for thread, wire in zip(self._threads, self._wires, strict=True):
@@ -115,7 +117,7 @@ class Reader:
 
     def _main(self, wire: Wire) -> None:
         while (load := self._loads.get()) is not None:
-            if not load.ended:
+            if not (load.ended or self._stopped):
                 self._read(load, wire)
             if load.alarm is not None:
                 self._alarms.cancel(load.alarm)

@@ -1,7 +1,7 @@
 """The thread that stores blocks: a bounded queue in, pipelined writes out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Condition, Thread
 from typing import Final
 
@@ -184,10 +184,19 @@ class Writer:
             with self._wire.within(PATIENCE_S, epoch):
                 self._wire.ask_one("UNLINK", *(self._values.name(it) for it in work.forget))
             return
-        values = [(block.key.hash, self._values.encode(block)) for block in work.store]
-        self._write(values, epoch)
+        self._write([pair for block in work.store for pair in self._encoded(block)], epoch)
+
+    def _encoded(self, block: Block) -> Iterator[tuple[bytes, bytes]]:
+        """Yield a block's hash and value, unless it is not what the layout says."""
+        try:
+            yield block.key.hash, self._values.encode(block)
+        except ValueError as error:
+            self._totals.add(dropped_refused=1)
+            self._totals.complain("blocks not shared", why=str(error))
 
     def _write(self, values: Sequence[tuple[bytes, bytes]], epoch: int) -> None:
+        if not values:
+            return
         commands: list[Command] = [
             ("SET", self._values.name(name), value, *self._life) for name, value in values
         ]

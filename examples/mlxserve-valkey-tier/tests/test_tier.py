@@ -169,6 +169,24 @@ def test_clear_forgets_for_everybody(server: Server, open_tier: OpenTier) -> Non
         until(lambda: client.dbsize() == 0)
 
 
+def test_block_of_another_shape_is_dropped(server: Server, open_tier: OpenTier) -> None:
+    odd, good = chain(2)
+    tier = open_tier(server.url)
+    tier.store([evolve(block(odd), arrays=(b"short", b"")), block(good)])
+    until(lambda: tier.lookup([good]))
+    assert tier.stats()["dropped_refused"] == 1
+    assert tier.stats()["trips"] == 0
+
+
+def test_closed_tier_finds_nothing(server: Server, open_tier: OpenTier) -> None:
+    keys = chain(2)
+    tier = filled(open_tier(server.url), keys)
+    tier.close()
+    assert fetch(tier, keys) == []
+    assert tier.room() == 0
+    tier.store(blocks(keys))
+
+
 # -- lying ---------------------------------------------------------------------------------------
 
 
