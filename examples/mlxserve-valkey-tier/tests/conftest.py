@@ -36,6 +36,16 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    """Return whether anybody listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as wire:
+            wire.sendall(b"PING\r\n\r\n")
+            return bool(wire.recv(16))
+    except OSError:
+        return False
+
+
 @define(eq=False)
 class Server:
     """A Valkey or Redis server without files.
@@ -66,7 +76,7 @@ class Server:
         command = [self.program, *own, "--dir", str(self.folder), *self.words]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(self._answers, START_S)
+        until(lambda: answers(self.port), START_S)
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -78,14 +88,6 @@ class Server:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as wire:
-                wire.sendall(b"PING\r\n")
-                return wire.recv(16)[:1] in (b"+", b"-")
-        except OSError:
-            return False
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +18,10 @@ import httpx
 import pytest
 from attrs import define, field, frozen
 
-from .conftest import Server, servers, until
+from .conftest import Server, answers, free_port, servers, until
 from .model import write_model
 
+CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
 START_S = 120.0
 PREFIX = 2000
 """Tokens: one a byte."""
@@ -43,11 +45,13 @@ class Reply:
         text: All of it.
         times: When each part came, from the request on.
         usage: The last event's.
+        by: Who answered, where a proxy says so.
     """
 
     text: str = ""
     times: list[float] = field(factory=list)
     usage: dict[str, Any] = field(factory=dict)
+    by: str = ""
 
     @property
     def ttft(self) -> float:
@@ -70,13 +74,17 @@ class Running:
     url: str
     log: Path
 
-    def ask(self, prompt: str, tokens: int = 8, enough: Event | None = None) -> Reply:
+    def ask(
+        self, prompt: str, tokens: int = 8, enough: Event | None = None, session: str = ""
+    ) -> Reply:
         """Stream a completion at temperature 0, leave when it is ``enough``; raises on errors."""
         body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        reply, begun = Reply(), time.monotonic()
-        with httpx.stream("POST", f"{self.url}/v1/completions", json=body, timeout=120) as answer:
+        reply, begun, url = Reply(), time.monotonic(), f"{self.url}/v1/completions"
+        headers = {"x-session-id": session} if session else {}
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as answer:
             assert answer.status_code == 200
+            reply.by = answer.headers.get("x-served-by", "")
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     event = json.loads(line[6:])
@@ -226,3 +234,40 @@ def test_streams_go_on_while_valkey_is_killed_and_comes_back(
     assert (again.text, again.cached) == (new.text, {"valkey": SHORT_BLOCKS * BLOCK})
     for it in pair:
         assert '"level": "error"' not in it.log.read_text()
+
+
+@pytest.fixture
+def proxy(pair: list[Running], tmp_path: Path) -> Iterator[Running]:
+    """Return HAProxy before the two, with the settings of ``examples/deploy/haproxy``."""
+    program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("needs haproxy (Debian: apt-get install haproxy)")
+    port, file = free_port(), tmp_path / "haproxy.cfg"
+    text = CONFIG.read_text().replace("bind :8000", f"bind 127.0.0.1:{port}")
+    lines = [line for line in text.splitlines() if not line.startswith("    server r")]
+    lines += [f"    server r{n} {it.url.removeprefix('http://')}" for n, it in enumerate(pair)]
+    file.write_text("\n".join([*lines, ""]))
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([program, "-db", "-f", str(file)], stdout=log, stderr=log)
+    try:
+        until(lambda: process.poll() is not None or answers(port))
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield Running(f"http://127.0.0.1:{port}", tmp_path / "log")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_conversation_that_moves_to_another_replica_takes_its_prefix_along(
+    proxy: Running, pair: list[Running]
+) -> None:
+    first = proxy.ask(prompt("moving", SHORT), session="0")
+    assert first.cached == {}
+    at = {proxy.ask(f"who? {n}", 1, session=str(n)).by: str(n) for n in range(20)}
+    (other,) = at.keys() - {first.by}
+    until(lambda: all(it.figure("queued_blocks") == 0 for it in pair))
+    again = proxy.ask(prompt("moving", SHORT), session="0")
+    assert (again.by, again.cached) == (first.by, {"ram": SHORT_BLOCKS * BLOCK})
+    moved = proxy.ask(prompt("moving", SHORT), session=at[other])
+    assert (moved.by, moved.cached) == (other, {"valkey": SHORT_BLOCKS * BLOCK})
+    assert moved.text == again.text == first.text
