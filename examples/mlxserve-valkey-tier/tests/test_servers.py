@@ -18,8 +18,8 @@ import httpx
 import pytest
 from attrs import define, field, frozen
 
-from .conftest import Server, answers, free_port, servers, until
 from .model import write_model
+from .server import Server, answers, free_port, servers, until
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
 START_S = 120.0

@@ -1,92 +1,19 @@
-"""The tier on a real server that is slow, gone, restarted, full or lying: a miss, and no wait."""
+"""The tier on a real server that is slow, gone, restarted, or full: a miss, and no wait."""
 
-import hashlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
-from typing import Any
 
 import pytest
-import valkey
 from attrs import evolve
-from hypothesis import given
-from hypothesis import strategies as st
 from mlxserve_valkey_tier import ValkeyTier, ValkeyTierOptions
-from mlxserve_valkey_tier.tier import SharedTier
-from mlxserve_valkey_tier.value import TornBlockError, Values
+from mlxserve_valkey_tier.value import Values
 
-from mlxserve_hookspecs import Block, BlockArray, BlockKey, CacheLayout
-
-from .conftest import Server, free_port, until
-
-SIZE = 4
-ARRAYS = (
-    BlockArray(shape=(2, SIZE, 512), dtype="BF16"),
-    BlockArray(shape=(1, SIZE, 64), dtype="U32", optional=True),
-)
-LAYOUT = CacheLayout(namespace=b"n" * 32, block_size=SIZE, arrays=ARRAYS)
-ROOT = b"r" * 16
-
-OpenTier = Callable[..., SharedTier]
-
-
-def chain(blocks: int, start: int = 0) -> list[BlockKey]:
-    keys: list[BlockKey] = []
-    for at in range(start, start + blocks):
-        tokens = tuple(range(at * SIZE, (at + 1) * SIZE))
-        parent = keys[-1].hash if keys else ROOT
-        name = hashlib.blake2b(parent + repr(tokens).encode(), digest_size=16).digest()
-        keys.append(BlockKey(name, parent, tokens))
-    return keys
-
-
-def block(key: BlockKey) -> Block:
-    """Return the one block that may ever come back for ``key``."""
-    return Block(
-        key=key,
-        arrays=tuple(
-            hashlib.shake_128(key.hash + bytes([n])).digest(array.nbytes)
-            for n, array in enumerate(ARRAYS)
-        ),
-    )
-
-
-def blocks(keys: Sequence[BlockKey]) -> list[Block]:
-    return [block(key) for key in keys]
-
-
-def fetch(tier: SharedTier, keys: Sequence[BlockKey]) -> list[Block]:
-    return list(tier.fetch(keys).result(20))
-
-
-@pytest.fixture
-def open_tier() -> Iterator[OpenTier]:
-    """Return a function that opens a tier, and waits until it is connected if the server is up."""
-    opened: list[SharedTier] = []
-
-    def make(
-        url: str, layout: CacheLayout = LAYOUT, *, wait: bool = True, **more: Any
-    ) -> SharedTier:
-        tier = ValkeyTier(ValkeyTierOptions(url=url, **more)).make_cache_tier(layout)
-        assert isinstance(tier, SharedTier)
-        opened.append(tier)
-        if wait:
-            until(lambda: tier.stats()["available"])
-        return tier
-
-    yield make
-    for tier in opened:
-        tier.close()
-
-
-def filled(tier: SharedTier, keys: Sequence[BlockKey]) -> SharedTier:
-    tier.store(blocks(keys))
-    assert tier.flush(10)
-    until(lambda: tier.lookup(keys) == len(keys))
-    return tier
+from .made_up import LAYOUT, OpenTier, block, blocks, chain, fetch, filled
+from .server import Server, free_port, until
 
 
 def test_what_one_stored_another_loads_bit_for_bit(server: Server, open_tier: OpenTier) -> None:
@@ -185,73 +112,6 @@ def test_closed_tier_finds_nothing(server: Server, open_tier: OpenTier) -> None:
     assert fetch(tier, keys) == []
     assert tier.room() == 0
     tier.store(blocks(keys))
-
-
-# -- lying ---------------------------------------------------------------------------------------
-
-
-def flipped(value: bytes) -> bytes:
-    at = len(value) // 2
-    return value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :]
-
-
-LIES: dict[str, Callable[[valkey.Valkey, str, bytes, bytes], object]] = {
-    "one bit": lambda it, name, value, other: it.set(name, flipped(value)),
-    "too short": lambda it, name, value, other: it.set(name, value[:-1]),
-    "too long": lambda it, name, value, other: it.set(name, value + b"x"),
-    "far too long": lambda it, name, value, other: it.setrange(name, 64 << 20, b"x"),
-    "another block": lambda it, name, value, other: it.set(name, other),
-    "another program's": lambda it, name, value, other: it.set(name, "hello"),
-    "not a string": lambda it, name, value, other: (it.delete(name), it.lpush(name, "a")),
-}
-
-
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_lie_is_a_miss_and_is_mended(lie: Any, server: Server, open_tier: OpenTier) -> None:
-    keys, values = chain(6), Values(LAYOUT)
-    tier = filled(open_tier(server.url), keys)
-    name, value, other = (
-        values.name(keys[3].hash),
-        values.encode(block(keys[3])),
-        values.encode(block(keys[4])),
-    )
-    with server.client() as client:
-        lie(client, name, value, other)
-        until(lambda: tier.lookup(keys) == 6)
-        assert fetch(tier, keys) == blocks(keys[:3])
-        assert tier.lookup(keys) == 3
-        assert tier.stats()["torn_blocks"] == 1
-        client.delete(name)
-    filled(tier, keys)
-    assert fetch(tier, keys) == blocks(keys)
-    assert tier.stats()["trips"] == 0
-
-
-def test_forger_without_the_secret_is_not_believed(server: Server, open_tier: OpenTier) -> None:
-    keys = chain(3)
-    filled(open_tier(server.url, secret="theirs"), keys)
-    tier = open_tier(server.url, secret="ours")
-    until(lambda: tier.lookup(keys) == 3)
-    assert fetch(tier, keys) == []
-    filled(tier, keys)
-    assert fetch(tier, keys) == blocks(keys)
-
-
-@given(at=st.integers(0), change=st.integers(1, 255))
-def test_no_damage_goes_unseen(at: int, change: int) -> None:
-    values, key = Values(LAYOUT), chain(1)[0]
-    value = bytearray(values.encode(block(key)))
-    assert values.decode(bytes(value), key) == block(key)
-    assert len(value) <= values.most_bytes
-    value[at % len(value)] ^= change
-    with pytest.raises(TornBlockError):
-        values.decode(bytes(value), key)
-
-
-@given(junk=st.binary(max_size=300))
-def test_junk_is_torn(junk: bytes) -> None:
-    with pytest.raises(TornBlockError):
-        Values(LAYOUT).decode(junk, chain(1)[0])
 
 
 # -- slow, gone, restarted, full -----------------------------------------------------------------
