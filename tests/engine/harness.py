@@ -8,6 +8,7 @@ from attrs import define, field
 from mlx_lm.generate import generate_step
 
 from mlxserve.batch.decoder import Decoder
+from mlxserve.batch.embedder import Embedder
 from mlxserve.batch.plan import plan_kv
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.cache.blocks import BlockCache
@@ -166,6 +167,7 @@ def bench(
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
         speculator=make_speculator(manager, plan.store, vocab, host or NoHost()),
+        embedder=Embedder(model),
     )
     return Bench(engine, inbox, replies)
 
