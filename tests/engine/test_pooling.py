@@ -138,9 +138,7 @@ def test_requests_of_like_texts_share_a_pass() -> None:
         it.submit(pooled(name, [prompt(20, ord(name))]))
     it.step(2)
     assert [it.replies.finish(name).reason for name in "abcd"] == ["stop"] * 4
-    np.testing.assert_allclose(
-        vectors(it, "b")[0], alone(prompt(20, ord("b"))), atol=1e-5
-    )
+    np.testing.assert_allclose(vectors(it, "b")[0], alone(prompt(20, ord("b"))), atol=1e-5)
 
 
 def test_cancelling_ends_it_and_leaves_others_alone() -> None:

@@ -93,7 +93,9 @@ class SoloStore:
 
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return the arrays of the rows' caches."""
-        return [a for row in rows for cache in self._caches[id(row)] for a in arrays_of(cache.state)]
+        return [
+            a for row in rows for cache in self._caches[id(row)] for a in arrays_of(cache.state)
+        ]
 
     def used(self) -> int:
         """Count nothing: no blocks are there."""

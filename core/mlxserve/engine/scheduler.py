@@ -114,9 +114,7 @@ class Scheduler:
     @property
     def only_waits(self) -> bool:
         """Whether there is work, and none of it can be run before something comes."""
-        return not (
-            self.prefilling or self.ready or self.decoding or self.draining or self.pooling
-        )
+        return not (self.prefilling or self.ready or self.decoding or self.draining or self.pooling)
 
     def impossible(self) -> list[Sequence]:
         """Return waiting sequences that have grown past what KV can ever hold."""

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from mlxserve_hookspecs import (
     GenerationRequest,
@@ -21,7 +21,8 @@ MOST_TEXTS: Final = 2048
 MOST_TOKENS: Final = 300_000
 """Of one request: OpenAI's own limits."""
 
-Text = str | list[int]
+Text: TypeAlias = str | list[int]
+T = TypeVar("T")
 
 
 def split_texts(given: str | Sequence[str | int | list[int]], field: str) -> list[Text]:
@@ -70,7 +71,7 @@ async def tokens_of(
     return await off_the_loop(work, texts)
 
 
-async def off_the_loop(work: Callable[[], Any], texts: Iterable[Text]) -> Any:
+async def off_the_loop(work: Callable[[], T], texts: Iterable[Text]) -> T:
     """Return what ``work`` returns, in a thread of its own if the texts are long."""
     return await asyncio.to_thread(work) if sum(map(len, texts)) > LONG_TEXT else work()
 
@@ -116,9 +117,7 @@ def pooling_request(
         stop=StopConditions(max_tokens=0),
         tenant=tenant,
         request_timeout=card.limits.request_timeout,
-        pooling=Pooling(
-            lengths=tuple(len(one) for one in tokens), kind=kind, logits=tuple(logits)
-        ),
+        pooling=Pooling(lengths=tuple(len(one) for one in tokens), kind=kind, logits=tuple(logits)),
     )
 
 
