@@ -53,7 +53,7 @@ def test_a_stream_goes_on_while_many_texts_are_embedded(tiny: LiveServer) -> Non
     ended = threading.Event()
 
     def embed() -> None:
-        served_vectors(tiny, [[30 + at % 200] * 400 for at in range(100)])
+        served_vectors(tiny, [[30 + at % 200] * 400 for at in range(40)])
         ended.set()
 
     work = threading.Thread(target=embed)
@@ -73,19 +73,19 @@ def test_a_stream_goes_on_while_many_texts_are_embedded(tiny: LiveServer) -> Non
                 break
     work.join()
     tiny.rest()
-    assert during > 20  # 40,000 tokens are at least twenty passes of the largest size
-    assert tiny.metrics()["mlxserve_pooled_texts_total"] == before + 100
+    assert during >= 8  # 16,000 tokens are as many passes of the largest size
+    assert tiny.metrics()["mlxserve_pooled_texts_total"] == before + 40
 
 
 def test_a_client_that_leaves_frees_everything(tiny: LiveServer) -> None:
     tiny.rest()
-    with pytest.raises(httpx.TimeoutException):
-        httpx.post(
-            f"{tiny.url}/v1/embeddings",
-            json={"input": [[40 + at % 200] * 450 for at in range(400)]},
-            timeout=0.5,
-        )
+    before = tiny.metrics()["mlxserve_pooled_texts_total"]
+    texts = [[40 + at % 200] * 450 for at in range(100)]
+    hurry = httpx.Timeout(60, read=0.02)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{tiny.url}/v1/embeddings", json={"input": texts}, timeout=hurry)
     tiny.rest()
+    assert tiny.metrics()["mlxserve_pooled_texts_total"] == before
 
 
 def test_documents_are_ranked_by_their_vectors(tiny: LiveServer) -> None:

@@ -319,7 +319,7 @@ def test_metrics_are_there_while_the_model_loads(make_stage: MakeStage) -> None:
     assert found[of("free_blocks")] == 0
 
 
-def test_texts_of_which_vectors_were_asked_are_no_replies_and_miss_no_cache(
+def test_texts_of_which_vectors_are_made_are_no_replies_and_miss_no_cache(
     make_stage: MakeStage,
 ) -> None:
     stage = make_stage(Metrics())

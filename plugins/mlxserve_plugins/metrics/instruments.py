@@ -135,7 +135,7 @@ class Instruments:
 
     def _add_tokens(self) -> None:
         self._prefilled = self._counter("prefilled_tokens", "Prompt tokens that were computed")
-        self._pooled = self._counter("pooled_texts", "Texts of which vectors were asked")
+        self._pooled = self._counter("pooled_texts", "Texts of which vectors were made")
         self._decoded = self._counter("decoded_tokens", "Tokens that iterations brought")
         self._iteration = self._histogram(
             "iteration_tokens", "Tokens of an iteration, prompt and reply", TOKENS
@@ -189,7 +189,7 @@ class Instruments:
             self._cut_off = self._cut_off or finish.error.code == CUT_OFF
         if request.pooling is not None:
             self._prompt_lengths.observe(usage.prompt_tokens)
-            self._pooled.inc(len(request.pooling.lengths) if finish.error is None else 0)
+            self._pooled.inc(len(request.pooling.lengths) if finish.reason == "stop" else 0)
         elif choice == 0:
             self._prompt(usage)
 
