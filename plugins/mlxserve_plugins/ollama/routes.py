@@ -125,9 +125,13 @@ class Api:
         notes = self._noted(body, request)
         check_model(model_name(body.model), self.engine.card, notes)
         self._file(body, request, notes)
-        work = self.embedding.new if isinstance(body, EmbedBody) else self.embedding.old
+        tenant = request.state.tenant
+        if isinstance(body, EmbedBody):
+            work = self.embedding.new(body, tenant)
+        else:
+            work = self.embedding.old(body, tenant)
         try:
-            done = await while_connected(request.receive, work(body, request.state.tenant))
+            done = await while_connected(request.receive, work)
         except ClientLeftError:
             return Response(None, status_code=CLIENT_LEFT)
         return Response(done, media_type="application/json")
