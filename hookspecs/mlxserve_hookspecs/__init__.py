@@ -28,7 +28,14 @@ from mlxserve_hookspecs.errors import (
     RequestError,
     SettingError,
 )
-from mlxserve_hookspecs.events import Finish, FinishReason, GenerationEvent, TokenLogprob, Usage
+from mlxserve_hookspecs.events import (
+    Finish,
+    FinishReason,
+    GenerationEvent,
+    Pooled,
+    TokenLogprob,
+    Usage,
+)
 from mlxserve_hookspecs.generation import Constraint
 from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
@@ -37,7 +44,12 @@ from mlxserve_hookspecs.models import ModelSource, Progress
 from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
-from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
+from mlxserve_hookspecs.requests import (
+    GenerationRequest,
+    Pooling,
+    SamplingParams,
+    StopConditions,
+)
 from mlxserve_hookspecs.scheduling import Candidate, Load, SchedulingPolicy
 from mlxserve_hookspecs.serving import AppConfig, Route, Services
 from mlxserve_hookspecs.speculation import (
@@ -106,6 +118,8 @@ __all__ = [
     "OutputParser",
     "PlaneSpec",
     "PluginError",
+    "Pooled",
+    "Pooling",
     "Progress",
     "Proposer",
     "Rank",

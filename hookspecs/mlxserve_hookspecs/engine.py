@@ -1,6 +1,7 @@
 """The engine as plugins and API surfaces see it."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -47,6 +48,7 @@ class ModelCard:
         identity: Names weights, adapter and revision: two models of one identity have the same KV.
         layout: How the model's layers are held and which parts fall back, one line each.
         any_name: Whether a request that calls the model by another name, or by none, is served.
+        folder: Where its files are.
     """
 
     id: str
@@ -58,6 +60,7 @@ class ModelCard:
     identity: str = ""
     layout: tuple[str, ...] = ()
     any_name: bool = False
+    folder: Path | None = None
 
 
 class TextCodec(Protocol):

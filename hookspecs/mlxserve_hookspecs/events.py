@@ -24,6 +24,20 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@frozen
+class Pooled:
+    """The vector of one text of a request with a ``Pooling``.
+
+    Attributes:
+        text: Which one, from 0.
+        vector: Little-endian float32 numbers: the width of the model's hidden states, or as many
+            as there are ``logits``. Not normalised.
+    """
+
+    text: int
+    vector: bytes = field(repr=False)
+
+
 @frozen(kw_only=True)
 class Usage:
     """What one choice of a request cost.
@@ -86,6 +100,7 @@ class GenerationEvent:
         prompt_logprobs: On a choice's first event, if asked for: one for each prompt token but
             the first (which nothing predicts).
         prefilled: Set on progress reports of a long prefill: prompt tokens done so far.
+        pooled: Vectors that this iteration finished, in any order.
         finish: Set on a choice's last event.
     """
 
@@ -96,4 +111,5 @@ class GenerationEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     prefilled: int | None = None
+    pooled: tuple[Pooled, ...] = ()
     finish: Finish | None = None

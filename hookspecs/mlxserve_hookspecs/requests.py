@@ -1,7 +1,7 @@
 """What a client asks for: the nouns that cross from an API surface into the engine."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, le
@@ -80,6 +80,25 @@ class StopConditions:
 
 
 @frozen(kw_only=True)
+class Pooling:
+    """What is wanted of texts in place of replies: a vector for each.
+
+    The prompt of a request with a ``Pooling`` is all its texts, one after the other; none of them
+    sees another, nothing is generated, and no cached KV is read or left behind.
+
+    Attributes:
+        lengths: Tokens of each text, at least one, in the order of the prompt.
+        kind: ``mean`` of a text's last hidden states, or that of its ``last`` token.
+        logits: Token ids: with some, a text's vector has the logits of these as its next token,
+            in place of a hidden state; ``kind`` is then ``last``.
+    """
+
+    lengths: tuple[int, ...] = field(repr=False)
+    kind: Literal["mean", "last"] = "mean"
+    logits: tuple[int, ...] = ()
+
+
+@frozen(kw_only=True)
 class GenerationRequest:
     """One prompt and what is to be generated after it.
 
@@ -102,6 +121,7 @@ class GenerationRequest:
         skip_special_tokens: Leave special tokens out of the text.
         continues: Whether the text goes on with the prompt's, so that it begins as the tokenizer
             would decode it there (a SentencePiece tokenizer's leading space); else it stands alone.
+        pooling: Vectors are wanted, and no reply: ``stop.max_tokens`` is 0, ``choices`` 1.
     """
 
     id: str
@@ -120,3 +140,4 @@ class GenerationRequest:
     first_token_timeout: float | None = None
     skip_special_tokens: bool = True
     continues: bool = False
+    pooling: Pooling | None = None

@@ -8,6 +8,7 @@ from attrs import define, field, frozen
 from mlx_lm.generate import generate_step
 
 from mlxserve.batch.decoder import Decoder
+from mlxserve.batch.embedder import Embedder
 from mlxserve.batch.plan import plan_kv
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.proven import Memory
@@ -203,6 +204,7 @@ def bench(
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
         speculator=make_speculator(manager, plan.store, vocab, host or NoHost()),
+        embedder=Embedder(model),
     )
     return Bench(engine, inbox, replies)
 

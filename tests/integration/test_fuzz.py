@@ -13,6 +13,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 
 from ..plugins.anthropic.test_fuzz import bodies_for
+from ..plugins.embeddings.test_embeddings import bodies as embeddings
+from ..plugins.embeddings.test_rerank import bodies as rankings
 from ..plugins.openai.test_fuzz import bodies, messages, prompts
 from ..plugins.responses.test_fuzz import bodies as responses
 from .live import LiveServer
@@ -20,7 +22,7 @@ from .live import LiveServer
 EXAMPLES = int(os.environ.get("MLXSERVE_TEST_EXAMPLES", "200"))
 PATHS = (
     "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
-    "/v1/responses", "/tokenize", "/detokenize", "/v1/cache/clear",
+    "/v1/responses", "/v1/embeddings", "/v1/rerank", "/tokenize", "/detokenize", "/v1/cache/clear",
 )  # fmt: skip
 fuzz = settings(
     max_examples=EXAMPLES,
@@ -32,12 +34,17 @@ fuzz = settings(
 
 def short(body: dict[str, Any]) -> bytes:
     """Return a body as bytes that asks for few tokens, if for any."""
-    most = "max_output_tokens" if "input" in body else "max_tokens"
+    most = "max_output_tokens" if "input" in body else "max_tokens"  # unknown to some, and harmless
     return json.dumps(body | {most: body.get(most, 4)}).encode()
 
 
 sensible = st.one_of(
-    bodies({"messages": messages}), bodies({"prompt": prompts}), bodies_for("tiny"), responses
+    bodies({"messages": messages}),
+    bodies({"prompt": prompts}),
+    bodies_for("tiny"),
+    responses,
+    embeddings,
+    rankings,
 ).map(short)
 cuts = st.tuples(st.integers(0, 400), st.integers(0, 12), st.binary(max_size=6))
 damaged = st.builds(

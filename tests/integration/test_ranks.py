@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from attrs import define, field, frozen
 
+from .embedded import own_vectors, served_vectors
 from .live import LiveServer, serving
 from .ranked import (
     JOBS,
@@ -151,6 +153,9 @@ def test_ranks_give_the_tokens_of_one(case: Case, single: Single, tmp_path: Path
         assert not case.tight or metrics["mlxserve_num_preemptions_total"] > 0
         assert not metrics.get("mlxserve_draft_errors_total", 0.0)
         assert cached_tokens(server, case.jobs[0]) > 0
+        texts = [SHARED[:40], SHARED[:7], [9] * 90]
+        own = own_vectors(single.model(case.architecture), texts)
+        np.testing.assert_allclose(served_vectors(server, texts), own, atol=1e-4)
         if case.drafted or NGRAM[0] in case.words:
             assert server.get("/v1/spec_decode/metrics").json()["num_drafts"] > 0
         drain(server, found[LAST])

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 import pytest
+from attrs import evolve
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -11,8 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from mlxserve.hooks import tell
 from mlxserve_hookspecs import (
     EngineStatus,
+    Finish,
     Iteration,
+    Pooling,
     RequestError,
+    Usage,
     Verdict,
     hookimpl,
     lifecycle,
@@ -315,6 +319,22 @@ def test_metrics_are_there_while_the_model_loads(make_stage: MakeStage) -> None:
     assert found[of("free_blocks")] == 0
 
 
+def test_texts_of_which_vectors_are_made_are_no_replies_and_miss_no_cache(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(Metrics())
+    asked = evolve(request_of(), pooling=Pooling(lengths=(1, 2)))
+    done = Finish(reason="stop", usage=Usage(prompt_tokens=3, completion_tokens=0))
+    tell(stage.plugins, lifecycle.request_received)(request=asked)
+    tell(stage.plugins, lifecycle.request_finished)(request=asked, choice=0, finish=done)
+    found = scraped(stage)
+    assert found[of("mlxserve_pooled_texts_total")] == 2
+    assert found[of("mlxserve_requests_received_total")] == 1
+    assert found[of("mlxserve_prefix_cache_queries_total")] == 0
+    assert found[of("mlxserve_request_generation_tokens_count")] == 0
+    assert found[of("mlxserve_request_prompt_tokens_sum")] == 3
+
+
 def test_two_servers_in_one_process_do_not_share_figures(make_stage: MakeStage) -> None:
     one, other = make_stage(Metrics()), make_stage(Metrics())
     tell(one.plugins, lifecycle.request_received)(request=request_of())
@@ -326,7 +346,7 @@ def test_hooks_before_the_routes_are_harmless() -> None:
     metrics = Metrics()
     metrics.request_received(request_of())
     metrics.first_token(0.1)
-    metrics.request_finished(0, finish_of())
+    metrics.request_finished(request_of(), 0, finish_of())
     assert metrics.instruments is None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mlxserve.batch.plan import plan_kv
 from mlxserve.engine.build import pool_limits
+from mlxserve.model.backbone import backbone_of
 
 from ..engine.harness import capacity
 from .checks import CHECKS, LEAST, trimmable
@@ -36,6 +37,8 @@ USUAL = (
 """The most used: checked in every run, the others with ``-m zoo``."""
 OWN = {"deepseek_v41"}
 """What keeps a different number of arrays for every row: mlx-lm's own caches, one row a pass."""
+HEADLESS = {"gemma3n", "gpt_neox", "lille-130m", "phi3small", "phixtral", "talkie"}
+"""What makes its logits of states that no part of it returns: no embeddings."""
 PARTS = {
     "activations",
     "base",
@@ -64,6 +67,14 @@ def test_greedy_tokens_are_mlx_lms_and_what_can_be_saved_is(name: str, check: st
     saved = CHECKS[check](name)
     if check in LEAST and (saved or trimmable(name)):
         assert saved >= LEAST[check]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in USUAL else pytest.param(n, marks=pytest.mark.zoo) for n in CONFIGURATIONS],
+)
+def test_hidden_states_are_found_or_known_to_be_out_of_reach(name: str) -> None:
+    assert (backbone_of(tiny(name)) is None) == (name in HEADLESS)
 
 
 def test_every_model_of_mlx_lm_has_a_configuration_or_a_reason() -> None:

@@ -112,6 +112,7 @@ class Sequence:
         restore: Cached blocks on their way to it.
         behind: Whose prefill of a shared prefix it waits for.
         checkpoint: The last recurrent state at the end of a block.
+        pooled: Vectors that were told of, if such are wanted.
     """
 
     uid: int
@@ -140,6 +141,7 @@ class Sequence:
     accepted_drafts: int = 0
     rejected_drafts: int = 0
     prompt_logprobs: list[TokenLogprob] = field(factory=list)
+    pooled: int = 0
     admitted_at: float | None = None
     first_token_at: float | None = None
 

@@ -95,7 +95,9 @@ class SoloStore:
 
     def pending(self, rows: Sequence[Row]) -> list[mx.array]:
         """Return the arrays of the rows' caches."""
-        return [a for row in rows for cache in self._caches[id(row)] for a in _arrays(cache.state)]
+        return [
+            a for row in rows for cache in self._caches[id(row)] for a in arrays_of(cache.state)
+        ]
 
     def used(self) -> int:
         """Count nothing: no blocks are there."""
@@ -110,9 +112,10 @@ class SoloStore:
         return row
 
 
-def _arrays(state: Any) -> list[mx.array]:
+def arrays_of(state: Any) -> list[mx.array]:
+    """Return the arrays of an mlx-lm cache's ``state``, however deep."""
     if isinstance(state, mx.array):
         return [state]
     if isinstance(state, list | tuple):
-        return [a for part in state for a in _arrays(part)]
+        return [a for part in state for a in arrays_of(part)]
     return []

@@ -9,6 +9,7 @@ from pluggy import PluginManager
 
 from mlxserve.batch.adapting import adapt
 from mlxserve.batch.decoder import Decoder
+from mlxserve.batch.embedder import Embedder
 from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.proven import Memory
@@ -136,6 +137,7 @@ def _engine(
         prefiller=Prefiller(store),
         decoder=Decoder(store, vocab),
         speculator=make_speculator(plugins, store, vocab, host, agreement),
+        embedder=Embedder(model.model),
         agreement=agreement,
     )
 
@@ -220,6 +222,7 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: Cache) ->
         identity=model.identity,
         layout=tuple(_plan_lines(resolved, model, plan, cache)),
         any_name=resolved.model.model_name_check == "off",
+        folder=model.source.folder,
     )
 
 

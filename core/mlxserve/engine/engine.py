@@ -10,11 +10,13 @@ from attrs import define, field
 from pluggy import PluginManager
 
 from mlxserve.batch.decoder import Decoder, Launched, Read
+from mlxserve.batch.embedder import Embedder
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.sequence import Sequence
 from mlxserve.batch.speculation import Speculator, Verifying, constrain
 from mlxserve.engine.intake import Intake
 from mlxserve.engine.outputs import Ending, leftover, progress, scored, take_token
+from mlxserve.engine.pooler import Pooler
 from mlxserve.engine.problems import as_request_error, overdue, shutting_down
 from mlxserve.engine.replies import Replies
 from mlxserve.engine.scheduler import Scheduler
@@ -56,10 +58,12 @@ class Engine:
         prefiller: Runs prompts.
         decoder: Runs decode steps.
         speculator: Runs verification passes instead, where drafts are worth it.
+        embedder: Runs texts of which vectors are wanted.
         agreement: What ranks decide alike.
         counters: Running totals by name.
         replies: What clients are told.
         intake: Takes messages in.
+        pooler: Serves those who want vectors.
         steps: Iterations that ran anything.
         ready_traces: Passes that were traced while nobody waited.
         spare: Traces one more class of passes at each ``next``, when there is nothing else to do.
@@ -73,10 +77,12 @@ class Engine:
     prefiller: Prefiller
     decoder: Decoder
     speculator: Speculator
+    embedder: Embedder
     agreement: Agreement = ALONE
     counters: dict[str, float] = field(factory=dict)
     replies: Replies = field(init=False)
     intake: Intake = field(init=False)
+    pooler: Pooler = field(init=False)
     steps: int = 0
     _inflight: Launched | Verifying | None = None
     _prefilled: int = 0
@@ -90,7 +96,9 @@ class Engine:
     def __attrs_post_init__(self) -> None:
         scheduler, vocab = self.scheduler, self.decoder.vocab
         self.replies = Replies(self.plugins, scheduler, self.speculator, self.counters)
-        self.intake = Intake(self.plugins, self.text, vocab, scheduler, self.replies)
+        self.pooler = Pooler(scheduler, self.embedder, self.replies)
+        refusal = self.embedder.refusal
+        self.intake = Intake(self.plugins, self.text, vocab, scheduler, self.replies, refusal)
 
     def step(self) -> bool:
         """Run one iteration; return whether there was anything to do."""
@@ -179,7 +187,10 @@ class Engine:
     # -- forward -----------------------------------------------------------------------------
 
     def prefill(self) -> None:
-        """Run this iteration's prefill passes."""
+        """Run this iteration's prefill passes, or one over texts of which vectors are wanted."""
+        if self.pooler.takes_turn():
+            self._prefilled += self.pooler.run()
+            return
         for together in self.scheduler.chunks():
             try:
                 self._prefilled += self.prefiller.run(together)
@@ -362,11 +373,12 @@ class Engine:
 
     def status(self) -> EngineStatus:
         """Return the engine as it is; on the engine thread."""
+        begun = sum(s.admitted_at is not None for s in self.scheduler.pooling)
         return EngineStatus(
             ready=True,
             draining=self.intake.draining is not None,
-            running=len(self.scheduler.running) + len(self.scheduler.draining),
-            waiting=len(self.scheduler.waiting),
+            running=len(self.scheduler.running) + len(self.scheduler.draining) + begun,
+            waiting=len(self.scheduler.waiting) + len(self.scheduler.pooling) - begun,
             used_blocks=self.scheduler.blocks_used(),
             cached_blocks=self.scheduler.cache.held,
             total_blocks=self.scheduler.capacity.blocks,

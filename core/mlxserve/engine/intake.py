@@ -1,5 +1,7 @@
 """From messages to sequences: what is let in, what is refused at the door, what is taken back."""
 
+from collections.abc import Callable
+
 from attrs import define
 from pluggy import PluginManager
 
@@ -16,7 +18,7 @@ from mlxserve.engine.replies import Replies
 from mlxserve.engine.scheduler import Scheduler
 from mlxserve.hooks import ask
 from mlxserve.inbox import Cancel, ClearCache, Drain, Message, Submit
-from mlxserve_hookspecs import RequestError, TextCodec, generation
+from mlxserve_hookspecs import Pooling, RequestError, TextCodec, generation
 
 
 @define(eq=False)
@@ -29,6 +31,7 @@ class Intake:
         vocab: How many tokens the model knows.
         scheduler: Whose queue requests join.
         replies: Where refusals go.
+        unpooled: Says why vectors cannot be had, if they cannot.
         draining: Monotonic seconds by which all must have ended; ``None``: requests are taken.
     """
 
@@ -37,6 +40,7 @@ class Intake:
     vocab: int
     scheduler: Scheduler
     replies: Replies
+    unpooled: Callable[[Pooling], RequestError | None]
     draining: float | None = None
     _uids: int = 0
 
@@ -60,6 +64,8 @@ class Intake:
             return
         made = self._sequences(message)
         self.scheduler.enqueue(made[0])
+        if request.pooling is not None:
+            return
         needed, room = len(request.prompt) + 1, self.scheduler.capacity.tokens
         for sequence in made:
             if needed > room:
@@ -71,7 +77,9 @@ class Intake:
     def _refusal(self, message: Submit) -> RequestError | None:
         if self.draining is not None:
             return shutting_down()
-        return unsound(message.request, self.vocab)
+        request = message.request
+        error = unsound(request, self.vocab)
+        return error or (self.unpooled(request.pooling) if request.pooling else None)
 
     def _sequences(self, message: Submit) -> list[Sequence]:
         request, first = message.request, self._uids

@@ -48,6 +48,9 @@ def unsound(request: GenerationRequest, vocab: int) -> RequestError | None:
     if any(not 0 <= token < vocab for token in request.prompt):
         words = f"the prompt has token ids that are not below {vocab}"
         return RequestError(status=400, message=words, param="prompt")
+    lengths = request.pooling.lengths if request.pooling else (len(request.prompt),)
+    if min(lengths, default=0) < 1 or sum(lengths) != len(request.prompt):
+        return RequestError(status=400, message="the texts are not the prompt", param="prompt")
     return None
 
 

@@ -63,6 +63,7 @@ class Scheduler:
     ready: list[Sequence] = field(factory=list)
     decoding: list[Sequence] = field(factory=list)
     draining: list[Sequence] = field(factory=list)
+    pooling: list[Sequence] = field(factory=list)
     preemptions: int = 0
     _full: bool = False
 
@@ -74,18 +75,19 @@ class Scheduler:
     @property
     def all(self) -> list[Sequence]:
         """Every sequence that is not finished, forks to come included."""
-        mine = [*self.waiting, *self.running, *self.draining]
+        mine = [*self.waiting, *self.running, *self.draining, *self.pooling]
         return [*mine, *(s for lead in mine for s in lead.siblings)]
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.waiting or self.prefilling or self.ready or self.decoding or self.draining)
+        return not self.waiting and self.only_waits
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Put a sequence into the queue."""
+        """Put a sequence into the queue, or to those that wait for vectors and need no row."""
         sequence.phase = Phase.WAITING
-        self.waiting.append(sequence)
+        pooled = sequence.request.pooling is not None
+        (self.pooling if pooled else self.waiting).append(sequence)
         self._full = False
 
     def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -93,7 +95,8 @@ class Scheduler:
 
         Without ``keep`` nothing that it computed is kept for others: it cannot be trusted.
         """
-        for place in (self.waiting, self.prefilling, self.ready, self.decoding, self.draining):
+        places = (self.waiting, self.prefilling, self.ready, self.decoding, self.draining)
+        for place in (*places, self.pooling):
             if sequence in place:
                 place.remove(sequence)
         self.cache.forget(sequence)
@@ -111,7 +114,7 @@ class Scheduler:
     @property
     def only_waits(self) -> bool:
         """Whether there is work, and none of it can be run before something comes."""
-        return not (self.prefilling or self.ready or self.decoding or self.draining)
+        return not (self.prefilling or self.ready or self.decoding or self.draining or self.pooling)
 
     def impossible(self) -> list[Sequence]:
         """Return waiting sequences that have grown past what KV can ever hold."""
@@ -154,11 +157,20 @@ class Scheduler:
                 if sequence is not first:
                     self.cache.forget(sequence)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether a prompt is left to run."""
+        return any(s.remaining_prefill for s in self.prefilling)
+
+    def prefill_budget(self) -> int:
+        """Return how many tokens this iteration may run beside the decoding rows."""
+        return max(self.policy.prefill_tokens(self._load()), 1)
+
     def chunks(self) -> list[list[tuple[Sequence, Chunk]]]:
         """Return this iteration's prefill passes, each a list of rows that run together."""
-        if not any(s.remaining_prefill for s in self.prefilling):
+        if not self.has_prompts:
             return []
-        left = max(self.policy.prefill_tokens(self._load()), 1)
+        left = self.prefill_budget()
         passes: list[list[tuple[Sequence, Chunk]]] = []
         todo = [s for s in self.prefilling if s.remaining_prefill]
         while todo and left > 0:

@@ -25,8 +25,10 @@ class Memory:
         """Return the blocks that ``request`` will need at its end.
 
         Clients ask for far more tokens than they get: a reply is taken to be as long as nearly all
-        are, and the engine preempts where that was too little.
+        are, and the engine preempts where that was too little. Vectors need none.
         """
+        if request.pooling is not None:
+            return 0
         tokens = len(request.prompt) + min(request.stop.max_tokens, usual_reply)
         return request.choices * -(-tokens // self.block_size)
 

@@ -37,7 +37,7 @@ class Pace:
 
     def learn(self, finish: Finish) -> None:
         """Take a reply that ended by itself into account."""
-        if finish.reason not in ("stop", "length"):
+        if finish.reason not in ("stop", "length") or not finish.usage.completion_tokens:
             return
         took = max(finish.total_seconds - finish.queue_seconds, 0.0)
         before = took if self.service is None else self.service

@@ -71,10 +71,10 @@ class Metrics:
             self.instruments.ttft.observe(seconds)
 
     @hookimpl
-    def request_finished(self, choice: int, finish: Finish) -> None:
+    def request_finished(self, request: GenerationRequest, choice: int, finish: Finish) -> None:
         """Count and time a reply."""
         if self.instruments:
-            self.instruments.finished(choice, finish)
+            self.instruments.finished(request, choice, finish)
 
     @hookimpl
     def iteration_finished(self, iteration: Iteration) -> None:

@@ -135,6 +135,7 @@ class Instruments:
 
     def _add_tokens(self) -> None:
         self._prefilled = self._counter("prefilled_tokens", "Prompt tokens that were computed")
+        self._pooled = self._counter("pooled_texts", "Texts of which vectors were made")
         self._decoded = self._counter("decoded_tokens", "Tokens that iterations brought")
         self._iteration = self._histogram(
             "iteration_tokens", "Tokens of an iteration, prompt and reply", TOKENS
@@ -156,7 +157,8 @@ class Instruments:
         """Count a request."""
         self._received.inc()
         self._choices.observe(request.choices)
-        self._max_tokens.observe(request.stop.max_tokens)
+        if request.pooling is None:
+            self._max_tokens.observe(request.stop.max_tokens)
 
     def refused(self, status: int, code: str, field: str) -> None:
         """Count a refusal; its field too, as long as there are few of them."""
@@ -169,12 +171,13 @@ class Instruments:
         """Count a field that was not taken by its word."""
         self._adjusted.labels(surface, field, how).inc()
 
-    def finished(self, choice: int, finish: Finish) -> None:
+    def finished(self, request: GenerationRequest, choice: int, finish: Finish) -> None:
         """Count and time one reply; its prompt counts once per request."""
         usage = finish.usage
         self._queued.observe(finish.queue_seconds)
         self._total.observe(finish.total_seconds)
-        self._reply_lengths.observe(usage.completion_tokens)
+        if request.pooling is None:
+            self._reply_lengths.observe(usage.completion_tokens)
         if finish.first_token_seconds is not None:
             decode = max(finish.total_seconds - finish.first_token_seconds, 0.0)
             self._prefill.observe(max(finish.first_token_seconds - finish.queue_seconds, 0.0))
@@ -184,7 +187,10 @@ class Instruments:
         if finish.error is not None:
             self._errors.labels(str(finish.error.status), finish.error.code or "other").inc()
             self._cut_off = self._cut_off or finish.error.code == CUT_OFF
-        if choice == 0:
+        if request.pooling is not None:
+            self._prompt_lengths.observe(usage.prompt_tokens)
+            self._pooled.inc(len(request.pooling.lengths) if finish.reason == "stop" else 0)
+        elif choice == 0:
             self._prompt(usage)
 
     def iterated(self, iteration: Iteration) -> None:

@@ -1,10 +1,11 @@
 """What clients send, after the surface's tables have been over it (``fields``)."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from mlxserve_plugins.ollama.fields import CHAT, GENERATE, SHOW
+from mlxserve_hookspecs.requests import INT32_MAX
+from mlxserve_plugins.ollama.fields import CHAT, EMBED, EMBEDDINGS, GENERATE, SHOW
 from mlxserve_plugins.surface.fields import Table
 
 
@@ -67,3 +68,23 @@ class ShowBody(Struct, kw_only=True):
     TABLE: ClassVar[Table] = SHOW
 
     model: str
+
+
+class EmbedBody(Struct, kw_only=True):
+    """The body of ``/api/embed``; without a text it only asks for the model to be there."""
+
+    TABLE: ClassVar[Table] = EMBED
+
+    model: str
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=INT32_MAX)] | None = None
+
+
+class EmbeddingsBody(Struct, kw_only=True):
+    """The body of ``/api/embeddings``, which newer clients do not use any more."""
+
+    TABLE: ClassVar[Table] = EMBEDDINGS
+
+    model: str
+    prompt: str | None = None

@@ -36,6 +36,22 @@ SHOW: Final = Table.of(
     "ollama show", honoured("model"), [alias("name", "model")], harmless("verbose", "system")
 )
 
+EMBED: Final = Table.of(
+    "ollama embed",
+    honoured("model"),
+    honoured("input", about="a text or several"),
+    honoured("truncate", about="texts that are too long are cut, unless it is `false`"),
+    honoured("dimensions", about="the first so many numbers, normalised again", off=(0,)),
+    harmless("options", "keep_alive"),
+)
+
+EMBEDDINGS: Final = Table.of(
+    "ollama embeddings",
+    honoured("model"),
+    honoured("prompt", about="one text, whose vector is not normalised"),
+    harmless("options", "keep_alive"),
+)
+
 OPTIONS: Final = Table.of(
     "ollama options",
     honoured("temperature", "min_p", "presence_penalty", "frequency_penalty"),
@@ -55,4 +71,4 @@ OPTIONS: Final = Table.of(
     refused("tfs_z", "typical_p", off=(1,)),
 )  # fmt: skip
 
-TABLES: Final = (CHAT, GENERATE, SHOW, OPTIONS)
+TABLES: Final = (CHAT, GENERATE, SHOW, EMBED, EMBEDDINGS, OPTIONS)

@@ -14,7 +14,14 @@ from litestar.params import Body
 
 from mlxserve_hookspecs import Credentials, EngineClient, RequestError, Services
 from mlxserve_plugins.guarding import setting
-from mlxserve_plugins.ollama.bodies import ChatBody, GenerateBody, ShowBody
+from mlxserve_plugins.ollama.bodies import (
+    ChatBody,
+    EmbedBody,
+    EmbeddingsBody,
+    GenerateBody,
+    ShowBody,
+)
+from mlxserve_plugins.ollama.embedding import Embedding
 from mlxserve_plugins.ollama.fields import TABLES
 from mlxserve_plugins.ollama.models import API_VERSION, running, shown, tags
 from mlxserve_plugins.ollama.replies import Line, OllamaReply, loaded
@@ -56,9 +63,11 @@ class Api:
     services: Services
     ignored: IgnoredTools = field(factory=IgnoredTools)
     desks: dict[str, Desk] = field(init=False)
+    embedding: Embedding = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make a desk for each table."""
+        self.embedding = Embedding(self.services)
         mode = setting(self.services, "server", "unknown_fields", "warn")
         tell = self.services.tell_adjusted
         self.desks = {table.surface: Desk(table.surface, tell, mode) for table in TABLES}
@@ -110,6 +119,22 @@ class Api:
         check_model(model_name(body.model), self.engine.card, notes)
         self._file(body, request, notes)
         return shown(self.engine)
+
+    async def embed(self, body: EmbedBody | EmbeddingsBody, request: AnyRequest) -> Response[Any]:
+        """Answer with the vectors of texts, or say that the model is there."""
+        notes = self._noted(body, request)
+        check_model(model_name(body.model), self.engine.card, notes)
+        self._file(body, request, notes)
+        tenant = request.state.tenant
+        if isinstance(body, EmbedBody):
+            work = self.embedding.new(body, tenant)
+        else:
+            work = self.embedding.old(body, tenant)
+        try:
+            done = await while_connected(request.receive, work)
+        except ClientLeftError:
+            return Response(None, status_code=CLIENT_LEFT)
+        return Response(done, media_type="application/json")
 
     def _reader(self, job: Job) -> SpokenChoice:
         forced = is_forced(job.requests[0])
@@ -186,7 +211,7 @@ def make_routes(services: Services) -> list[Router]:
     """Return the API's routes."""
     api = Api(services)
     makers: list[Callable[[Api], HTTPRouteHandler]] = [
-        _chat, _generate, _tags, _running, _show, _version,
+        _chat, _generate, _tags, _running, _show, _embed, _embeddings, _version,
     ]  # fmt: skip
     handlers = [make(api) for make in makers]
     return [Router(path="/", route_handlers=handlers, guards=[_guard(api)], tags=["Ollama"])]
@@ -231,6 +256,28 @@ def _show(api: Api) -> HTTPRouteHandler:
         return api.show(_present(data), request)
 
     return ollama_show
+
+
+def _embed(api: Api) -> HTTPRouteHandler:
+    @post("/api/embed", dto=JsonBody[EmbedBody], status_code=200)
+    async def ollama_embed(
+        request: AnyRequest, data: Annotated[EmbedBody | None, Body()] = None
+    ) -> Response[Any]:
+        """Embed texts: a vector of length 1 for each."""
+        return await api.embed(_present(data), request)
+
+    return ollama_embed
+
+
+def _embeddings(api: Api) -> HTTPRouteHandler:
+    @post("/api/embeddings", dto=JsonBody[EmbeddingsBody], status_code=200)
+    async def ollama_embeddings(
+        request: AnyRequest, data: Annotated[EmbeddingsBody | None, Body()] = None
+    ) -> Response[Any]:
+        """Embed one text, as Ollama did before; its vector is not normalised."""
+        return await api.embed(_present(data), request)
+
+    return ollama_embeddings
 
 
 def _tags(api: Api) -> HTTPRouteHandler:

@@ -1,6 +1,7 @@
 """Ollama's API, through its own client and below it."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ollama import Client
 
 from mlxserve_hookspecs import Finish, RequestError, Usage
+from mlxserve_plugins.ollama.embedding import shortened
 from mlxserve_plugins.ollama.fields import TABLES
 from mlxserve_plugins.ollama.replies import _call
 from mlxserve_plugins.surface.fields import as_markdown
@@ -73,6 +75,35 @@ def test_a_tool_loop_reaches_the_template(sdk: Client, engine: FakeEngine) -> No
     assert messages[1]["reasoning_content"] == "Hm"
     assert json.loads(messages[1]["tool_calls"][0]["function"]["arguments"]) == {"city": "Paris"}
     assert (messages[2]["role"], messages[2]["name"]) == ("tool", "weather")
+
+
+def test_texts_are_embedded_at_length_one_and_in_order(sdk: Client) -> None:
+    found = sdk.embed("fake:latest", ["abc", "a"], dimensions=2)
+    assert [list(vector) for vector in found.embeddings] == [
+        pytest.approx([3 / math.hypot(3, 97), 97 / math.hypot(3, 97)], abs=1e-6),
+        pytest.approx([1 / math.hypot(1, 97), 97 / math.hypot(1, 97)], abs=1e-6),
+    ]
+    assert (found.model, found.prompt_eval_count) == ("org/fake-model", 4)
+    assert sdk.embed("fake", "").embeddings == []
+
+
+def test_the_older_way_embeds_one_text_as_it_comes(sdk: Client) -> None:
+    assert list(sdk.embeddings("fake", "abc").embedding) == [3.0, 97.0, 99.0, 1.0]
+    assert list(sdk.embeddings("fake", "").embedding) == []
+
+
+def test_a_text_that_is_too_long_is_cut_unless_it_must_not_be(
+    sdk: Client, http: httpx.Client, engine: FakeEngine
+) -> None:
+    sdk.embed("fake", "b" * 3000)
+    assert len(engine.seen[0].prompt) == 2000
+    refused = http.post(
+        "/api/embed", json={"model": "fake", "input": "b" * 3000, "truncate": False}
+    )
+    assert refused.status_code == 400
+    assert "3000 tokens" in refused.json()["error"]
+    assert shortened([1, 2, 3, 4], 3, keep_end=True) == [1, 2, 4]
+    assert shortened([1, 2, 3, 4], 3, keep_end=False) == [1, 2, 3]
 
 
 def test_options_reach_the_engine(sdk: Client, engine: FakeEngine, running: Running) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import itertools
+import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlxserve_hookspecs import (
     Markup,
     ModelCard,
     OutputDelta,
+    Pooled,
     RequestError,
     TextCodec,
     TokenLogprob,
@@ -148,13 +150,30 @@ class FakeEngine:
             for done in self.prefill:
                 await asyncio.sleep(self.pause)
                 yield [GenerationEvent(request_id=request.id, prefilled=done)]
-            async for events in self._decode(request):
-                yield events
+            if request.pooling is not None:
+                await asyncio.sleep(self.pause)
+                yield self._pooled(request)
+            else:
+                async for events in self._decode(request):
+                    yield events
             ended = True
         finally:
             self.live -= 1
             if not ended:
                 self.closed_early.append(request.id)
+
+    def _pooled(self, request: GenerationRequest) -> list[GenerationEvent]:
+        """Return a vector for each text, the last first: its length, first and last token, 1."""
+        assert request.pooling is not None
+        found, start = [], 0
+        for at, length in enumerate(request.pooling.lengths):
+            text = request.prompt[start : start + length]
+            numbers = struct.pack("<4f", length, text[0], text[-1], 1.0)
+            found.append(GenerationEvent(request_id=request.id, pooled=(Pooled(at, numbers),)))
+            start += length
+        usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)
+        end = self.failure or Finish(reason="stop", usage=usage)
+        return [*reversed(found), GenerationEvent(request_id=request.id, finish=end)]
 
     async def _decode(self, request: GenerationRequest) -> AsyncIterator[Sequence[GenerationEvent]]:
         writers = [self._choice(request, choice) for choice in range(request.choices)]
