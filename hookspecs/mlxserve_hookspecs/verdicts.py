@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from attrs import field, frozen
 
-log = structlog.get_logger("mlxserve.verdicts")
+log = structlog.get_logger("mlxserve_hookspecs.verdicts")
 
 
 def cache_folder() -> Path:

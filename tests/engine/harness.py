@@ -19,7 +19,6 @@ from mlxserve.engine.engine import Engine
 from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.inbox import Cancel, Inbox, Submit
 from mlxserve.loading import register
-from mlxserve.verdicts import Verdicts
 from mlxserve_hookspecs import (
     GenerationEvent,
     GenerationRequest,
@@ -29,6 +28,7 @@ from mlxserve_hookspecs import (
     StopConditions,
     TextCodec,
 )
+from mlxserve_hookspecs.verdicts import Verdicts
 from mlxserve_plugins.fcfs import FcfsPolicy
 
 EOS = 0
