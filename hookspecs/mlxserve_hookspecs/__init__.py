@@ -29,7 +29,7 @@ from mlxserve_hookspecs.errors import (
     SettingError,
 )
 from mlxserve_hookspecs.events import Finish, FinishReason, GenerationEvent, TokenLogprob, Usage
-from mlxserve_hookspecs.generation import Constraint
+from mlxserve_hookspecs.generation import Constraint, StopCondition, StopReason
 from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
@@ -120,7 +120,9 @@ __all__ = [
     "Side",
     "StateStore",
     "StepCost",
+    "StopCondition",
     "StopConditions",
+    "StopReason",
     "TextCodec",
     "TokenLogprob",
     "Usage",
