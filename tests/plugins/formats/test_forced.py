@@ -312,7 +312,7 @@ def test_behind_the_thinking_a_call_needs_no_marker_either() -> None:
     assert allowed(constraint) == [ord(",")]
 
 
-ANY = {"type": "function", "function": {"name": "odd", "parameters": {"not": {}}}}
+ANY: dict[str, Any] = {"type": "function", "function": {"name": "odd", "parameters": {"not": {}}}}
 
 
 def test_a_free_call_of_a_function_that_cannot_be_followed_is_any_object() -> None:
