@@ -72,20 +72,55 @@ def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
     A plugin that raises is logged and counted; only a user's mistake (``MlxserveError``) passes
     through.
     """
+    each = answers(manager, cast(Callable[P, object], spec))
+
+    def announce(*args: P.args, **kwargs: P.kwargs) -> None:
+        each(*args, **kwargs)
+
+    return announce
+
+
+def answers(
+    manager: PluginManager, spec: Callable[P, R | None]
+) -> Callable[P, list[tuple[str, R]]]:
+    """Return the caller of a hook whose answers come with their plugins' names.
+
+    A plugin that raises gives none, as with ``tell``.
+    """
     caller = _caller(manager, spec)
 
-    def announce(**kwargs: Any) -> None:
+    def each(**kwargs: Any) -> list[tuple[str, R]]:
+        found = []
         for impl in reversed(caller.get_hookimpls()):
             arguments = [kwargs[name] for name in impl.argnames]
             try:
-                impl.function(*arguments)
+                answer = impl.function(*arguments)
             except MlxserveError:
                 raise
             except Exception as error:
-                _count_failure(manager, caller.name, impl)
-                _log_failure(manager, caller.name, impl, error)
+                failed(manager, impl.plugin_name, spec, error)
+            else:
+                found += [] if answer is None else [(impl.plugin_name, cast(R, answer))]
+        return found
 
-    return cast(Callable[P, None], announce)
+    return cast(Callable[P, list[tuple[str, R]]], each)
+
+
+def failed(
+    manager: PluginManager, plugin: str, spec: Callable[..., object], error: Exception
+) -> None:
+    """Count and log what a plugin, or an object that its hook returned, raised; any thread."""
+    import structlog  # noqa: PLC0415 - not worth its import time when nothing fails
+
+    hook = _caller(manager, spec).name
+    _count_failure(manager, hook, plugin)
+    structlog.get_logger().error(
+        "plugin failed",
+        hook=hook,
+        plugin=plugin,
+        culprit=owner(manager, plugin),
+        exc_info=error,
+    )
 
 
 def owner(manager: PluginManager, name: str) -> str:
@@ -111,7 +146,7 @@ def _guarded(manager: PluginManager, spec: Callable[..., object]) -> Callable[..
             culprit = _culprit(error.__traceback__)
             who = owner(manager, culprit.plugin_name) if culprit else "a plugin"
             if culprit is not None:
-                _count_failure(manager, caller.name, culprit)
+                _count_failure(manager, caller.name, culprit.plugin_name)
             raise PluginCrashError(f"{who} failed in {caller.name}: {_words(error)}") from error
 
     return call
@@ -134,18 +169,6 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _count_failure(manager: PluginManager, hook: str, impl: HookImpl) -> None:
+def _count_failure(manager: PluginManager, hook: str, plugin: str) -> None:
     if isinstance(manager, Manager):
-        manager.failures.add(impl.plugin_name, hook)
-
-
-def _log_failure(manager: PluginManager, hook: str, impl: HookImpl, error: Exception) -> None:
-    import structlog  # noqa: PLC0415 - not worth its import time when nothing fails
-
-    structlog.get_logger().error(
-        "plugin failed",
-        hook=hook,
-        plugin=impl.plugin_name,
-        culprit=owner(manager, impl.plugin_name),
-        exc_info=error,
-    )
+        manager.failures.add(plugin, hook)

@@ -36,7 +36,7 @@ from mlxserve_hookspecs.events import (
     TokenLogprob,
     Usage,
 )
-from mlxserve_hookspecs.generation import Constraint
+from mlxserve_hookspecs.generation import Constraint, StopCondition, StopReason
 from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
@@ -134,7 +134,9 @@ __all__ = [
     "Side",
     "StateStore",
     "StepCost",
+    "StopCondition",
     "StopConditions",
+    "StopReason",
     "TextCodec",
     "TokenLogprob",
     "Usage",

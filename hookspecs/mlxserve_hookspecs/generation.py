@@ -1,7 +1,7 @@
 """Hooks that shape a reply: constrain its tokens, read its structure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from mlxserve_hookspecs.arrays import Array
 from mlxserve_hookspecs.engine import TextCodec
@@ -11,6 +11,10 @@ from mlxserve_hookspecs.requests import GenerationRequest
 
 CONSTRAINT_FIELD: Final = "response_format"
 """The request's field that a demand nobody can meet is refused for."""
+
+
+StopReason: TypeAlias = Literal["stop", "length"]
+"""Why a plugin ends a reply: it is complete as it is, or it was cut."""
 
 
 class Constraint(Protocol):
@@ -30,6 +34,21 @@ class Constraint(Protocol):
         """Whether the reply is complete and must end here."""
 
 
+class StopCondition(Protocol):
+    """Ends one choice of one request by its own judgement. Runs on the engine thread.
+
+    It hears every token of the reply once and in order, accepted drafts among them, but for the end
+    of sequence; nothing is taken back. What it raises is logged and counted under its plugin's
+    name, and it is not asked again.
+    """
+
+    def advance(self, token: int) -> StopReason | None:
+        """Learn the next token; return why the reply ends with it, or ``None`` if it goes on.
+
+        Called while the device is at the next pass: a few microseconds cost nothing.
+        """
+
+
 @hookspec(firstresult=True)
 def make_constraint(
     request: GenerationRequest, text: TextCodec, vocab_size: int
@@ -41,7 +60,22 @@ def make_constraint(
 
     ``vocab_size`` is the width of the logits, and so of the masks; the tokenizer may know less.
 
-    Called once per choice of a request that has one, on the engine thread of every rank.
+    Called once per choice of a request that has one, on every rank, on one thread beside the
+    engine's: it may take its time, but must not touch MLX. The request queues meanwhile, and those
+    behind it are let pass.
+    """
+
+
+@hookspec
+def make_stop_condition(
+    request: GenerationRequest, choice: int, text: TextCodec
+) -> StopCondition | None:
+    """Make a condition on which one choice of a request ends.
+
+    **Gather.** Every plugin is asked, and the first condition that is met counts; return ``None``
+    for none. A plugin that raises is logged, counted and left out; the request goes on.
+
+    Called once per choice, on the engine thread of every rank: all of them must end a reply alike.
     """
 
 

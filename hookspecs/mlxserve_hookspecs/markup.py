@@ -131,8 +131,18 @@ class CallFormat(Protocol):
     ) -> OutputParser:
         """Return the parser of one choice; arguments as ``make_output_parser``'s."""
 
+    def head(self, name: str) -> str:
+        """Return what a call of ``name`` begins with where no marker opens it.
+
+        Where calls are free, they are held to their grammar from there on. Empty: never.
+        """
+
     def grammar(
-        self, functions: Sequence[Mapping[str, Any]], spell: Callable[[str], str]
+        self,
+        functions: Sequence[Mapping[str, Any]],
+        spell: Callable[[str], str],
+        *,
+        bare: bool = False,
     ) -> Sequence[str] | None:
         """Return Lark rules of one call of one of ``functions``, markers and all.
 
@@ -141,6 +151,7 @@ class CallFormat(Protocol):
         Args:
             functions: OpenAI's, parameters as closed JSON schemas.
             spell: Returns the Lark expression of a marker, special tokens by number.
+            bare: Whether it is a call that no marker opens.
         """
 
 

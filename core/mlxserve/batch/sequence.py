@@ -18,6 +18,7 @@ from mlxserve_hookspecs import (
     Candidate,
     Constraint,
     GenerationRequest,
+    StopCondition,
     TextCodec,
     TokenLogprob,
     Usage,
@@ -104,7 +105,9 @@ class Sequence:
         row: Its KV, while it has a place.
         launched: Tokens launched on the device and not read yet.
         siblings: Further choices that fork from this one when its prefill is done.
+        held_back: Whether it must wait in the queue: its constraint is still being made.
         constraint: What a plugin allows and forbids, if the request demands it.
+        conditions: What plugins may end it by.
         masks: What the constraint allows next, and after each token of a draft.
         cached: Prompt tokens that came from each cache tier.
         chain: Keys of the full blocks of its tokens.
@@ -130,7 +133,9 @@ class Sequence:
     launched: int = 0
     preempted: int = 0
     siblings: list["Sequence"] = field(factory=list)
+    held_back: bool = False
     constraint: Constraint | None = None
+    conditions: Items[StopCondition] = ()
     masks: list[Array | None] = field(factory=list)
     cached: dict[str, int] = field(factory=dict)
     chain: list[BlockKey] = field(factory=list)

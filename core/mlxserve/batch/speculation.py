@@ -288,6 +288,7 @@ def constrain(sequence: Sequence, draft: Draft) -> Draft:
             break
         masks.append(constraint.mask())
     constraint.rollback(len(kept))
+    mx.eval([mask for mask in masks if mask is not None])  # one that fails is its own row's
     sequence.masks = masks
     return _cut(draft, len(kept))
 

@@ -20,6 +20,7 @@ from mlxserve.engine.pooler import Pooler
 from mlxserve.engine.problems import as_request_error, overdue, shutting_down
 from mlxserve.engine.replies import Replies
 from mlxserve.engine.scheduler import Scheduler
+from mlxserve.engine.shaping import Shaping
 from mlxserve.hooks import tell
 from mlxserve.inbox import Inbox, Turn
 from mlxserve.ranks.agreement import ALONE, Agreement
@@ -97,8 +98,8 @@ class Engine:
         scheduler, vocab = self.scheduler, self.decoder.vocab
         self.replies = Replies(self.plugins, scheduler, self.speculator, self.counters)
         self.pooler = Pooler(scheduler, self.embedder, self.replies)
-        refusal = self.embedder.refusal
-        self.intake = Intake(self.plugins, self.text, vocab, scheduler, self.replies, refusal)
+        shaping = Shaping(self.plugins, self.text, vocab, self.inbox.wake, self.agreement)
+        self.intake = Intake(shaping, scheduler, self.replies, self.embedder.refusal)
 
     def step(self) -> bool:
         """Run one iteration; return whether there was anything to do."""
@@ -175,6 +176,8 @@ class Engine:
         """Admit sequences, let prefilled ones decode, make room for the next tokens."""
         for sequence in self.scheduler.impossible():
             self.replies.end(sequence, Ending("length"), now)
+        for sequence, error in self.intake.shaping.take():
+            self.replies.fail(sequence, error, now=now)
         self.scheduler.admit(now)
         for lead in self.scheduler.prefilled():
             for sequence in (lead, *self.scheduler.fork(lead)):
@@ -346,6 +349,7 @@ class Engine:
         for sequence in self.scheduler.all:
             self.replies.fail(sequence, error)
         self.outbox(self.replies.take())
+        self.intake.shaping.close()
 
     # -- publish -----------------------------------------------------------------------------
 

@@ -3,22 +3,15 @@
 from collections.abc import Callable
 
 from attrs import define
-from pluggy import PluginManager
 
 from mlxserve.batch.sequence import Sequence, sequences_of
 from mlxserve.engine.outputs import Ending
-from mlxserve.engine.problems import (
-    as_request_error,
-    shutting_down,
-    too_long,
-    unconstrained,
-    unsound,
-)
+from mlxserve.engine.problems import shutting_down, too_long, unsound
 from mlxserve.engine.replies import Replies
 from mlxserve.engine.scheduler import Scheduler
-from mlxserve.hooks import ask
+from mlxserve.engine.shaping import Shaping
 from mlxserve.inbox import Cancel, ClearCache, Drain, Message, Submit
-from mlxserve_hookspecs import Pooling, RequestError, TextCodec, generation
+from mlxserve_hookspecs import Pooling, RequestError
 
 
 @define(eq=False)
@@ -26,18 +19,14 @@ class Intake:
     """Does what messages ask for. Engine thread.
 
     Attributes:
-        plugins: Who makes constraints.
-        text: The tokenizer.
-        vocab: How many tokens the model knows.
+        shaping: Has constraints and stop conditions made.
         scheduler: Whose queue requests join.
         replies: Where refusals go.
         unpooled: Says why vectors cannot be had, if they cannot.
         draining: Monotonic seconds by which all must have ended; ``None``: requests are taken.
     """
 
-    plugins: PluginManager
-    text: TextCodec
-    vocab: int
+    shaping: Shaping
     scheduler: Scheduler
     replies: Replies
     unpooled: Callable[[Pooling], RequestError | None]
@@ -71,14 +60,16 @@ class Intake:
             if needed > room:
                 sequence.siblings = []
                 self.replies.fail(sequence, too_long(needed, room))
-            elif request.constraint is not None:
-                self._constrain(sequence)
+            else:
+                self.shaping.watch(sequence)
+        if request.constraint is not None and needed <= room:
+            self.shaping.constrain(made)
 
     def _refusal(self, message: Submit) -> RequestError | None:
         if self.draining is not None:
             return shutting_down()
         request = message.request
-        error = unsound(request, self.vocab)
+        error = unsound(request, self.shaping.vocab)
         return error or (self.unpooled(request.pooling) if request.pooling else None)
 
     def _sequences(self, message: Submit) -> list[Sequence]:
@@ -90,21 +81,9 @@ class Intake:
             arrived=message.arrived,
             seed=message.seed,
             uids=range(first, self._uids),
-            text=self.text,
+            text=self.shaping.text,
             max_tokens=min(request.stop.max_tokens, max(room, 0)),
         )
-
-    def _constrain(self, sequence: Sequence) -> None:
-        try:
-            made = ask(self.plugins, generation.make_constraint)(
-                request=sequence.request, text=self.text, vocab_size=self.vocab
-            )
-        except Exception as error:
-            self.replies.fail(sequence, as_request_error(error))
-            return
-        if made is None:
-            self.replies.fail(sequence, unconstrained())
-        sequence.constraint = made
 
     def _cancel(self, request_id: str, now: float) -> None:
         for sequence in [s for s in self.scheduler.all if s.request.id == request_id]:

@@ -3,7 +3,14 @@
 from attrs import frozen
 
 from mlxserve.batch.sequence import Sequence
-from mlxserve_hookspecs import Finish, FinishReason, GenerationEvent, RequestError, TokenLogprob
+from mlxserve_hookspecs import (
+    Finish,
+    FinishReason,
+    GenerationEvent,
+    RequestError,
+    StopReason,
+    TokenLogprob,
+)
 
 
 @frozen
@@ -30,10 +37,16 @@ def take_token(
         return _event(sequence, _rest(sequence), (token,), logprobs), Ending("stop", token)
     if sequence.constraint is not None:
         sequence.constraint.advance((token,))
+    reasons: list[StopReason | None] = [
+        condition.advance(token) for condition in sequence.conditions
+    ]
+    reason = next((one for one in reasons if one), None)
     text, stop = sequence.stops.feed(sequence.detokenizer.add(token))
     ending: Ending | None = None
     if stop is not None:
         ending = Ending("stop", stop)
+    elif reason is not None:
+        ending = Ending(reason)
     elif sequence.constraint is not None and sequence.constraint.finished:
         ending = Ending("stop")
     elif sequence.generated >= sequence.max_tokens:

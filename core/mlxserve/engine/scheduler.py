@@ -259,7 +259,7 @@ class Scheduler:
 
     def _ordered(self, now: float) -> Iterable[Sequence]:
         # A preempted sequence may have a token in flight; it waits until that is read.
-        free = [s for s in self.waiting if not s.launched]
+        free = [s for s in self.waiting if not s.launched and not s.held_back]
         if not free:
             return ()
         by_id = {str(s.uid): s for s in free}

@@ -9,6 +9,7 @@ from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,
     ModelCard,
+    RequestError,
     TextCodec,
     hookimpl,
 )
@@ -63,8 +64,12 @@ class Structured:
         from mlxserve_plugins.tools.budget import Unlimited, limited  # noqa: PLC0415 - mlx
 
         made: Constraint = Unlimited()
-        if demand.grammar:
-            made = self._for(text, vocab_size).constraint(demand)
+        try:
+            if demand.grammar or demand.bare:
+                made = self._for(text, vocab_size).constraint(demand)
+        except RequestError:
+            if not demand.lenient:
+                raise
         found: Constraint = limited(made, request, text, vocab_size)
         return found
 

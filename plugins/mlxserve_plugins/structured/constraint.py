@@ -1,6 +1,6 @@
 """What a grammar allows next, token by token. Engine thread only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -60,19 +60,22 @@ class AfterThinking:
     """Lets the model think as it likes, but not end, and holds what follows to a grammar.
 
     Attributes:
-        answer: Holds what follows the thinking.
+        ways: What holds what follows the thinking, by the mark that ends it.
         text: Says what tokens spell.
         size: Width of the logits.
-        end: What ends the thinking.
     """
 
-    answer: Follows
+    ways: Mapping[bytes, Follows]
     text: TextCodec
     size: int
-    end: bytes
     _thoughts: list[bytes] = field(factory=list)
     _answered: int = 0
-    _thinking: bool = True
+    _answer: Follows | None = None
+    _longest: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Look no further back than the longest mark."""
+        self._longest = max(map(len, self.ways))
 
     def mask(self) -> Array:
         """Return booleans ``[size]``: anything but the end of the reply, until the thinking ends.
@@ -80,8 +83,8 @@ class AfterThinking:
         Raises:
             RequestError: As the grammar's.
         """
-        if not self._thinking:
-            return self.answer.mask()
+        if self._answer is not None:
+            return self._answer.mask()
         allowed = np.ones(self.size, np.bool_)
         allowed[[token for token in self.text.eos_token_ids if token < self.size]] = False
         return mx.array(allowed)
@@ -89,24 +92,26 @@ class AfterThinking:
     def advance(self, tokens: Sequence[int]) -> None:
         """Learn the tokens that were taken."""
         for token in tokens:
-            if self._thinking:
-                self._thoughts.append(self.text.token_bytes(token))
-                # As many tokens as the marker has bytes: none is empty that matters.
-                self._thinking = self.end not in b"".join(self._thoughts[-len(self.end) :])
-            else:
-                self.answer.advance((token,))
+            if self._answer is not None:
+                self._answer.advance((token,))
                 self._answered += 1
+                continue
+            self._thoughts.append(self.text.token_bytes(token))
+            # As many tokens as the marker has bytes: none is empty that matters.
+            last = b"".join(self._thoughts[-self._longest :])
+            self._answer = next((way for mark, way in self.ways.items() if mark in last), None)
 
     def rollback(self, count: int) -> None:
         """Forget the last ``count`` tokens; a thought that is taken back was not the end."""
         answered = min(count, self._answered)
-        self.answer.rollback(answered)
+        if self._answer is not None:
+            self._answer.rollback(answered)
         self._answered -= answered
         if count > answered:
             del self._thoughts[answered - count :]
-            self._thinking = True
+            self._answer = None
 
     @property
     def finished(self) -> bool:
         """Whether nothing can follow."""
-        return not self._thinking and self.answer.finished
+        return self._answer is not None and self._answer.finished

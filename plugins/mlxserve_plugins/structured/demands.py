@@ -1,8 +1,8 @@
 """From what a client demands to a grammar, in llguidance's dialect of Lark."""
 
 import json
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence, Set
+from functools import cache, partial
 from typing import Any, Final
 
 from attrs import frozen
@@ -11,9 +11,13 @@ from mlxserve_hookspecs import GenerationRequest, RequestError, TextCodec
 from mlxserve_plugins.structured.schemas import closed, prepared
 from mlxserve_plugins.tools.choosing import form_of
 from mlxserve_plugins.tools.families import HERMES
+from mlxserve_plugins.tools.writing import BREAK
 
 LONGEST: Final = 200_000
 """Characters of a grammar. One that long is compiled in about 0.1 s, and the others wait."""
+
+OURS: Final = frozenset(("type", "param", "thinking_budget", "calls"))
+"""Keys of a demand that are no client's."""
 
 LEAD: Final = "/\\n{0,2}/"
 """What may stand between thinking and answer."""
@@ -29,14 +33,21 @@ class Demand:
         param: The field that demands it.
         after: What ends the model's thinking, which is free; empty if the reply begins at once.
         trigger: What is free until this marker comes, and after each call again.
-        single: Whether the reply ends with the first call.
+        call: The grammar of a call, ``trigger`` and all, that may come in the answer's place, where
+            answers have a header.
+        heads: What a call without a marker begins with, one for each function.
+        bare: The grammar of such a call.
+        lenient: Whether calls are free where they cannot be held to the grammar.
     """
 
     grammar: str
     param: str
     after: str = ""
     trigger: str = ""
-    single: bool = False
+    call: str = ""
+    heads: tuple[bytes, ...] = ()
+    bare: str = ""
+    lenient: bool = False
 
 
 def demand_of(request: GenerationRequest, text: TextCodec) -> Demand | None:
@@ -54,8 +65,8 @@ def demand_of(request: GenerationRequest, text: TextCodec) -> Demand | None:
         demand = _answer(wanted, text, thinks=thinks)
     else:
         return None
-    if len(demand.grammar) > LONGEST:
-        size = len(demand.grammar)
+    size = len(demand.grammar) + len(demand.call) + len(demand.bare)
+    if size > LONGEST:
         message = f"`{demand.param}` is too large: {size} characters, of at most {LONGEST}"
         raise refusal(demand.param, message)
     return demand
@@ -84,7 +95,18 @@ def _answer(wanted: Mapping[str, Any], text: TextCodec, *, thinks: bool) -> Dema
         schema = prepared(_schema(wanted), param)
         rule = f"reply: %json {json.dumps(schema)}\n"
     lead = f"{LEAD} " if after else ""
-    return Demand(f"start: {lead}reply\n{rule}", param, after)
+    offered = wanted.get("calls")
+    if not offered:
+        return Demand(f"start: {lead}reply\n{rule}", param, after)
+    calls = _rules(_given(offered["tools"], lenient=True), text)
+    if header:
+        # A call has a header of its own.
+        call = "\n".join(["start: call", *calls, ""])
+        trigger = text.markup.tool_start
+        return Demand(f"start: {lead}reply\n{rule}", param, after, trigger, call)
+    several = "call" if offered.get("parallel") is False else f"call ({BREAK} call)*"
+    start = f"start: {lead}(reply | calls)\n{rule}calls: {several}"
+    return Demand("\n".join([start, *calls, ""]), param, after)
 
 
 def _regex(pattern: str) -> str:
@@ -110,10 +132,10 @@ def _lark(grammar: str, param: str, start: str) -> str:
 
 def _schema(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
     if wanted["type"] == "json_object":
-        _check_keys(wanted, {"type", "schema", "param", "thinking_budget"}, "response_format")
+        _check_keys(wanted, OURS | {"schema"}, "response_format")
         schema, where = wanted.get("schema", {"type": "object"}), "response_format.schema"
     else:
-        _check_keys(wanted, {"type", "json_schema", "param", "thinking_budget"}, "response_format")
+        _check_keys(wanted, OURS | {"json_schema"}, "response_format")
         form = wanted.get("json_schema")
         where = "response_format.json_schema"
         if not isinstance(form, Mapping):
@@ -125,42 +147,67 @@ def _schema(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema
 
 
-def _check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
+def _check_keys(given: Mapping[str, Any], known: Set[str], where: str) -> None:
     strange = sorted(given.keys() - known)
     if strange:
         raise refusal(f"{where}.{strange[0]}", f"`{where}` has an unknown field {strange[0]!r}")
 
 
 def _calls(wanted: Mapping[str, Any], text: TextCodec, *, thinks: bool) -> Demand:
-    """Return rules for one call of one of the functions, in the model's own form."""
-    functions = [tool["function"] for tool in wanted["tools"]]
-    choice = wanted["tool_choice"]
+    """Return rules for calls of the functions, in the model's own form: one, or as it likes."""
+    choice, tools = wanted["tool_choice"], wanted["tools"]
+    if choice == "auto":
+        return _free_calls(tools, text, thinks=thinks)
     if isinstance(choice, Mapping):
         name = choice["function"]["name"]
-        functions = [one for one in functions if one["name"] == name][:1]
-    given = [
-        {"name": one["name"], "parameters": closed(one.get("parameters"), "tools")}
-        for one in functions
-    ]
-
-    @cache
-    def spell(marker: str) -> str:
-        return spelt(marker, text)
-
-    form = form_of(text.markup)
-    rules = form.grammar(given, spell)
-    if rules is None:
-        # A form that only a function reads: every parser reads JSON between its markers too.
-        rules = HERMES.write(given, spell, text.markup.tool_start, text.markup.tool_end)
+        tools = [one for one in tools if one["function"]["name"] == name][:1]
     after = text.markup.think_end if thinks else ""
-    if choice == "auto" and not text.markup.tool_start:
-        return Demand("", "tools")
-    if choice == "auto":
-        grammar = "\n".join(["start: call", *(rules or ())]) + "\n"
-        single = wanted.get("parallel") is False
-        return Demand(grammar, "tools", after, text.markup.tool_start, single)
     lead = f"{LEAD} " if thinks else ""
-    return Demand("\n".join([f"start: {lead}call", *(rules or ())]) + "\n", "tools", after)
+    rules = _rules(_given(tools), text)
+    return Demand("\n".join([f"start: {lead}call", *rules, ""]), "tools", after)
+
+
+def _free_calls(tools: Sequence[Mapping[str, Any]], text: TextCodec, *, thinks: bool) -> Demand:
+    lenient = not any(tool["function"].get("strict") for tool in tools)
+    given, form, trigger = _given(tools, lenient=True), form_of(text.markup), text.markup.tool_start
+    heads = tuple(form.head(one["name"]).encode() for one in given) if form.bare else ()
+    bare = form.grammar(given, partial(spelt, text=text), bare=True) if all(heads) else None
+    return Demand(
+        "\n".join(["start: call", *_rules(given, text), ""]) if trigger else "",
+        "tools",
+        text.markup.think_end if thinks else "",
+        trigger,
+        heads=heads if bare else (),
+        bare="\n".join(["start: call", *bare, ""]) if bare else "",
+        lenient=lenient,
+    )
+
+
+def _given(tools: Sequence[Mapping[str, Any]], *, lenient: bool = False) -> list[dict[str, Any]]:
+    """Return functions with closed schemas of their arguments.
+
+    Where calls are free, arguments of a function that is not ``strict`` are any object if its
+    schema cannot be followed.
+    """
+    given = []
+    for function in (tool["function"] for tool in tools):
+        try:
+            schema = closed(function.get("parameters"), "tools")
+        except RequestError:
+            if not lenient or function.get("strict"):
+                raise
+            schema = prepared({"type": "object"}, "tools")
+        given.append({"name": function["name"], "parameters": schema})
+    return given
+
+
+def _rules(given: Sequence[Mapping[str, Any]], text: TextCodec) -> Sequence[str]:
+    spell = cache(partial(spelt, text=text))
+    found: Sequence[str] | None = form_of(text.markup).grammar(given, spell)
+    if found is not None:
+        return found
+    # A form that only a function reads: every parser reads JSON between its markers too.
+    return HERMES.write(given, spell, text.markup.tool_start, text.markup.tool_end) or ()
 
 
 def spelt(marker: str, text: TextCodec) -> str:

@@ -130,7 +130,8 @@ def chat_constraint(
     """Return the constraint of a chat request, of whatever surface; ``None`` if it has none.
 
     Where calls are free, they are held to their grammar only if a function says ``strict`` or the
-    client wants one call at most: a reply that is watched costs its decode-ahead.
+    client wants one call at most: a reply that is watched costs its decode-ahead. A reply that is
+    to have a form may be calls in its place.
 
     Args:
         fields: The body's, as ``constraint_of`` takes them.
@@ -151,7 +152,9 @@ def chat_constraint(
             )
             raise _refusal("tool_choice", message)
         demand = calls
-    elif demand is None and tools and choice != "none":
+    elif demand is not None and tools and choice != "none":
+        demand = {**demand, "calls": {"tools": tools, "parallel": parallel is not False}}
+    elif tools and choice != "none":
         strict = any(tool["function"].get("strict") is True for tool in tools)
         if strict or parallel is False:
             demand = {**calls, "parallel": parallel is not False}

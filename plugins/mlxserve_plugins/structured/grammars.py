@@ -14,15 +14,16 @@ from mlxserve_plugins.structured.lazily import Lazily
 from mlxserve_plugins.structured.vocabulary import tokenizer_of
 
 KEPT: Final = 64
-"""Compiled grammars that are kept; clients send the same few again and again."""
+"""Compiled grammars that are kept, the last used; clients send the same few again and again."""
 
 PLACE: Final = re.compile(r"^at \d+\(\d+\): ")
 
 
 class Grammars:
-    """Makes constraints; used on the engine thread.
+    """Makes constraints, on the one thread that is there for it.
 
     The vocabulary is prepared on a thread of its own from the start, and waited for when needed.
+    The library compiles without holding Python's lock, so that the engine goes on meanwhile.
     """
 
     def __init__(self, text: TextCodec, vocab_size: int) -> None:
@@ -43,28 +44,41 @@ class Grammars:
         Raises:
             RequestError: The grammar is not supported, or costs too much (status 400).
         """
-        compiled = self._compiled(demand)
-        if demand.trigger:
-            return Lazily(
-                compiled.deep_copy,
-                self._text,
-                self._size,
-                demand.param,
-                demand.trigger,
-                demand.after,
-                demand.single,
-            )
-        made = Follows(compiled.deep_copy(), self._size, demand.param)
+        if demand.heads or (demand.trigger and not demand.call):
+            return self._lazily(demand)
+        made = Follows(self._matcher(demand.grammar, demand.param), self._size, demand.param)
         if not demand.after:
             return made
-        return AfterThinking(made, self._text, self._size, demand.after.encode())
+        ways = {demand.after.encode(): made}
+        if demand.call:
+            call = self._matcher(demand.call, "tools")
+            call.consume_tokens(self._text.encode(demand.trigger, add_special_tokens=False))
+            ways[demand.trigger.encode()] = Follows(call, self._size, "tools")
+        return AfterThinking(ways, self._text, self._size)
 
-    def _compile(self, demand: Demand) -> LLMatcher:
-        grammar = LLMatcher.grammar_from_lark(demand.grammar)
-        matcher = LLMatcher(self._tokenizer.result(), grammar, log_level=0, limits=self._limits)
+    def _lazily(self, demand: Demand) -> Lazily:
+        marked = self._compiled(demand.grammar, demand.param) if demand.trigger else None
+        bare = self._compiled(demand.bare, demand.param) if demand.heads else None
+        return Lazily(
+            marked.deep_copy if marked else None,
+            self._text,
+            self._size,
+            demand.param,
+            demand.trigger,
+            demand.after,
+            demand.heads,
+            bare.deep_copy if bare else None,
+        )
+
+    def _matcher(self, grammar: str, param: str) -> LLMatcher:
+        return self._compiled(grammar, param).deep_copy()
+
+    def _compile(self, grammar: str, param: str) -> LLMatcher:
+        lark = LLMatcher.grammar_from_lark(grammar)
+        matcher = LLMatcher(self._tokenizer.result(), lark, log_level=0, limits=self._limits)
         if matcher.is_error():
             words = _reason(matcher.get_error())
-            raise refusal(demand.param, f"`{demand.param}` cannot be followed: {words}")
+            raise refusal(param, f"`{param}` cannot be followed: {words}")
         return matcher
 
 

@@ -16,7 +16,7 @@ class _Was:
     tail: bytes
     thinking: bool
     call: Follows | None
-    ended: bool
+    fresh: bool
 
 
 @define(eq=False)
@@ -24,29 +24,35 @@ class Lazily:
     """Holds to a grammar what begins with ``trigger``; costs nothing before.
 
     A marker in the model's thinking is no call. What follows a marker and cannot be a call, because
-    the token that ended the marker went on with something else, is left free.
+    the token that ended the marker went on with something else, is left free. Calls of some
+    families begin with no marker, at the start of a reply only: there a function's whole ``head``
+    is one, for what merely looks like JSON may be an answer.
 
     Attributes:
-        make: Returns a matcher of the trigger and what follows it.
+        make: Returns a matcher of the trigger and what follows it; ``None`` without a trigger.
         text: Says what tokens spell.
         size: Width of the logits.
         param: The field that demands it.
         trigger: The marker.
         after: What ends the thinking; empty if the reply does not begin with any.
-        single: Whether the reply ends with the first call.
+        heads: What a call without a marker begins with; one for each function.
+        bare: Returns a matcher of such a call, head and all.
     """
 
-    make: Callable[[], LLMatcher]
+    finished = False
+
+    make: Callable[[], LLMatcher] | None
     text: TextCodec
     size: int
     param: str
     trigger: str
     after: str = ""
-    single: bool = False
+    heads: tuple[bytes, ...] = ()
+    bare: Callable[[], LLMatcher] | None = None
     _tail: bytes = b""
     _thinking: bool = field(init=False)
     _call: Follows | None = None
-    _ended: bool = False
+    _fresh: bool = True
     _before: list[_Was] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -60,11 +66,11 @@ class Lazily:
     def advance(self, tokens: Sequence[int]) -> None:
         """Learn the tokens that were taken."""
         for token in tokens:
-            self._before.append(_Was(self._tail, self._thinking, self._call, self._ended))
+            self._before.append(_Was(self._tail, self._thinking, self._call, self._fresh))
             if self._call is not None:
                 self._call.advance((token,))
                 if self._call.finished:
-                    self._call, self._ended = None, self.single
+                    self._call = None
             else:
                 self._look(token)
 
@@ -78,28 +84,34 @@ class Lazily:
         if was.call is not None:
             was.call.rollback(sum(one.call is was.call for one in taken))
         self._tail, self._thinking = was.tail, was.thinking
-        self._call, self._ended = was.call, was.ended
-
-    @property
-    def finished(self) -> bool:
-        """Whether the one call that is wanted is complete."""
-        return self._ended
+        self._call, self._fresh = was.call, was.fresh
 
     def _look(self, token: int) -> None:
         mark = (self.after if self._thinking else self.trigger).encode()
         seen = self._tail + self.text.token_bytes(token)
-        at = seen.find(mark)
+        if self._fresh and not self._thinking and self._may_be_bare(seen.lstrip()):
+            if self._fresh:
+                self._tail = seen  # all of it: a head is told by its whole
+            return
+        at = seen.find(mark) if mark else -1
         if at < 0:
-            self._tail = seen[-len(mark) :]
+            self._tail = seen[-len(mark) :] if mark else b""
         elif self._thinking:
             self._thinking, self._tail = False, seen[at + len(mark) :]
-        else:
-            self._tail = b""
-            self._begin(seen[at + len(mark) :])
+        elif self.make is not None:
+            self._begin(self.make, seen[at:])
 
-    def _begin(self, more: bytes) -> None:
-        matcher = self.make()
-        spelt = self.trigger + more.decode(errors="ignore")
-        tokens = self.text.encode(spelt, add_special_tokens=False)
+    def _may_be_bare(self, said: bytes) -> bool:
+        """Return whether a reply that began like this is a call, or may become one."""
+        if self.bare is not None and any(said.startswith(head) for head in self.heads):
+            self._fresh = False
+            self._begin(self.bare, said)
+            return True
+        self._fresh = any(head.startswith(said) for head in self.heads)
+        return self._fresh
+
+    def _begin(self, make: Callable[[], LLMatcher], spelt: bytes) -> None:
+        self._tail, matcher = b"", make()
+        tokens = self.text.encode(spelt.decode(errors="ignore"), add_special_tokens=False)
         if matcher.consume_tokens(tokens) and not matcher.is_error():
             self._call = Follows(matcher, self.size, self.param)

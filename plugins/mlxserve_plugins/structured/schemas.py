@@ -177,7 +177,7 @@ def _is_idle(key: str, value: Any, schema: Mapping[str, Any]) -> bool:
         return not _may_have_more(schema)
     if key in TRIVIAL:
         return any(value == one and type(value) is type(one) for one in TRIVIAL[key])
-    return key == "format" and value not in FORMATS
+    return key == "format" and isinstance(value, str) and value not in FORMATS
 
 
 def _name_keys(schema: dict[str, Any]) -> None:

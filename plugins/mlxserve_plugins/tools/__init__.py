@@ -12,6 +12,7 @@ from mlxserve_hookspecs import (
     ModelCard,
     OutputDelta,
     OutputParser,
+    StopCondition,
     TextCodec,
     hookimpl,
     option,
@@ -74,6 +75,17 @@ class Tools:
 
         made: Constraint = limited(None, request, text, vocab_size) or Unlimited()
         return made
+
+    @hookimpl
+    def make_stop_condition(
+        self, request: GenerationRequest, text: TextCodec
+    ) -> StopCondition | None:
+        """Answer where the client takes one call at most."""
+        if not request.constraint:
+            return None
+        from mlxserve_plugins.tools.one_call import is_one_call, one_call  # noqa: PLC0415 - forms
+
+        return one_call(request, text) if is_one_call(request) else None
 
     @hookimpl
     def make_output_parser(

@@ -3,6 +3,7 @@ r"""The families' forms of tool calls, each with where it was looked up.
 Names that a template has choose a form; the order matters, for templates borrow from each other.
 """
 
+import json
 from typing import Final
 
 from mlxserve_plugins.tools import writing
@@ -189,6 +190,7 @@ FORMS: Final = (
         scripts={"<|python_start|>": python("<|python_end|>")},
         end="<|python_end|>",
         starts={"[": python("", bare=True)},
+        begins=lambda name: f"[{name}(",
         write=writing.python,
         template=(("<|python_start|>",), ("<|header_start|>",)),
         vocabulary=("<|python_start|>", "<|header_start|>"),
@@ -198,6 +200,7 @@ FORMS: Final = (
         name="llama3",
         scripts={"<|python_tag|>": lambda tools: LlamaCalls(tools, "<|eom_id|>")},
         starts={"{": objects("", bare=True)},
+        begins=lambda name: f'{{"name": {json.dumps(name, ensure_ascii=False)}',
         write=writing.objects("name", "parameters"),
         template=(("<|python_tag|>",), ("<|start_header_id|>", '"parameters"')),
         vocabulary=("<|python_tag|>",),

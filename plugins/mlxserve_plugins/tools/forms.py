@@ -28,6 +28,7 @@ class Form:
         scripts: What reads a call, by the marker that opens it; the first is the family's own.
         end: The closing marker; empty if there is none.
         starts: What reads a call that no marker opens, by its first character.
+        begins: What such a call begins with, from its function's name.
         dropped: Markers of structure around calls and answers.
         trigger: What a call begins with where it is no marker that opens a script.
         write: Returns the grammar of one call.
@@ -40,6 +41,7 @@ class Form:
     scripts: Mapping[str, MakeScript] = field(factory=dict)
     end: str = ""
     starts: Mapping[str, MakeScript] = field(factory=dict)
+    begins: Callable[[str], str] | None = None
     dropped: tuple[str, ...] = ()
     trigger: str = ""
     write: Write = writing.nothing
@@ -67,10 +69,19 @@ class Form:
         return ReplyParser(grammar, tools, reasoning=reasoning, forced=forced)
 
     def grammar(
-        self, functions: Sequence[Mapping[str, Any]], spell: Callable[[str], str]
+        self,
+        functions: Sequence[Mapping[str, Any]],
+        spell: Callable[[str], str],
+        *,
+        bare: bool = False,
     ) -> Sequence[str] | None:
-        """Return Lark rules of one call."""
-        return self.write(functions, spell, self.start, self.end)
+        """Return Lark rules of one call; ``bare`` without its markers."""
+        start, end = ("", "") if bare else (self.start, self.end)
+        return self.write(functions, spell, start, end)
+
+    def head(self, name: str) -> str:
+        """Return what a call of a function begins with where no marker opens it."""
+        return "" if self.begins is None else self.begins(name)
 
 
 def objects(end: str, *, bare: bool = False) -> MakeScript:

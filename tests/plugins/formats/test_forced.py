@@ -11,6 +11,7 @@ from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,
     Markup,
+    RequestError,
     SamplingParams,
     StopConditions,
     TextCodec,
@@ -183,12 +184,6 @@ def test_after_the_call_anything_goes_again_and_another_may_follow() -> None:
         assert not constraint.finished
 
 
-def test_without_parallel_calls_the_reply_ends_with_the_first() -> None:
-    constraint = constrained(Family("hermes"), {**AUTO, "parallel": False})
-    constraint.advance(b'Yes. <tool_call>{"name": "stop", "arguments": {}}</tool_call>')
-    assert constraint.finished
-
-
 def test_a_marker_in_the_thinking_is_no_call() -> None:
     text = Family("hermes", "think")
     constraint = constrained(text, AUTO, prompt=tuple(b"<think>\nassistant:"))
@@ -258,3 +253,122 @@ def test_an_answer_with_a_header_follows_its_schema_behind_the_header() -> None:
     assert len(allowed(constraint)) > 200
     constraint.advance(b"<|channel|>final<|message|>")
     assert {*allowed(constraint)} == {*b"\n-0123456789"}
+
+
+BARE = {"llama3": '{"name": "weather"', "llama4": "[weather("}
+
+
+@pytest.mark.parametrize("form", BARE)
+def test_a_call_without_a_marker_is_held_to_its_grammar_behind_its_head(form: str) -> None:
+    text, dice = Family(form), random.Random(2)
+    for lead in ("", "\n "):
+        constraint = constrained(text, AUTO)
+        head = (lead + BARE[form]).encode()
+        for token in head:
+            assert constraint.mask() is None
+            constraint.advance((token,))
+        said = head
+        while (mask := constraint.mask()) is not None:
+            choices = np.nonzero(np.array(mask))[0].tolist()
+            few = [one for one in choices if one in {*b'ab"]}), 1:=citydaysprm{'}] or choices
+            constraint.advance((token := dice.choice(few),))
+            said += bytes([token])
+        parser = form_of(text.markup).parser(text.markup, TOOLS)
+        deltas = [parser.feed(said.decode()), parser.finish()]
+        (call,) = [call for delta in deltas for call in delta.tool_calls]
+        assert call["name"] == "weather"
+        assert {"city", "days"} <= set(json.loads(call["arguments"]))
+
+
+@pytest.mark.parametrize("form", BARE)
+@pytest.mark.parametrize(
+    "said", ['{"answer": 3}', '{"name": "nobody"}', 'Well: {"name": "weather", ', "[1, 2]", "[x("]
+)
+def test_what_only_looks_like_a_call_without_a_marker_is_left_free(form: str, said: str) -> None:
+    constraint = constrained(Family(form), AUTO)
+    for token in said.encode():
+        constraint.advance((token,))
+        assert constraint.mask() is None
+
+
+@pytest.mark.parametrize("form", BARE)
+def test_tokens_of_a_call_without_a_marker_are_taken_back_exactly(form: str) -> None:
+    constraint, said = constrained(Family(form), AUTO), BARE[form].encode()
+    constraint.advance(said)
+    held = allowed(constraint)
+    assert len(held) < 10
+    constraint.rollback(1)
+    assert constraint.mask() is None
+    constraint.advance(said[-1:])
+    assert allowed(constraint) == held
+
+
+def test_behind_the_thinking_a_call_needs_no_marker_either() -> None:
+    text = Family("llama3", "think")
+    constraint = constrained(text, AUTO, prompt=tuple(b"<think>\nassistant:"))
+    constraint.advance(b'{"name": "weather"</think>\n{"name": "weathe')
+    assert constraint.mask() is None
+    constraint.advance(b'r"')
+    assert allowed(constraint) == [ord(",")]
+
+
+ANY: dict[str, Any] = {"type": "function", "function": {"name": "odd", "parameters": {"not": {}}}}
+
+
+def test_a_free_call_of_a_function_that_cannot_be_followed_is_any_object() -> None:
+    constraint = constrained(Family("hermes"), {**AUTO, "tools": [ANY]})
+    constraint.advance(b'<tool_call>{"name": "odd", "arguments": {"anything": [1]}}</tool_call>')
+    assert constraint.mask() is None
+
+
+def test_a_strict_function_that_cannot_be_followed_is_refused() -> None:
+    strict = {"type": "function", "function": {**ANY["function"], "strict": True}}
+    with pytest.raises(RequestError, match="not"):
+        constrained(Family("hermes"), {**AUTO, "tools": [strict]})
+
+
+ANSWER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+EITHER = {"type": "json_object", "schema": ANSWER, "calls": {"tools": TOOLS, "parallel": True}}
+
+
+@pytest.mark.parametrize("form", FORMED)
+@pytest.mark.parametrize("parallel", [True, False], ids=["several", "one"])
+def test_with_tools_a_reply_in_a_form_is_an_answer_or_calls(form: str, parallel: bool) -> None:
+    text = Family(form)
+    seen = set()
+    for seed in range(6):
+        demand = {**EITHER, "calls": {"tools": TOOLS, "parallel": parallel}}
+        constraint = constrained(text, demand)
+        first = text.markup.tool_start.encode()[: seed % 2]
+        constraint.advance(first)
+        spelt = first + walk(constraint, random.Random(seed), CLOSERS.get(form, ""))
+        parser = form_of(text.markup).parser(text.markup, TOOLS)
+        deltas = [parser.feed(spelt.decode()), parser.finish()]
+        content = "".join(delta.content for delta in deltas).strip()
+        calls = [call for delta in deltas for call in delta.tool_calls]
+        assert bool(content) != bool(calls), spelt
+        if content:
+            assert list(json.loads(content)) == ["n"]
+        for call in calls:
+            assert isinstance(json.loads(call["arguments"]), dict)
+        seen |= {"answer" if content else "call"}
+        if not parallel:
+            assert len(calls) <= 1
+    assert seen == {"answer", "call"}
+
+
+def test_harmonys_answer_and_calls_have_each_their_header() -> None:
+    text = Family("harmony", "harmony")
+    for said, more in (
+        (b"<|channel|>final<|message|>", {*b"\n{"}),
+        (b"<|channel|>commentary to=functions.", {*b"ws"}),
+    ):
+        constraint = constrained(text, EITHER)
+        constraint.advance(b"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant")
+        assert EOS not in allowed(constraint)
+        constraint.advance(said)
+        assert {*allowed(constraint)} == more
+        constraint.rollback(1)
+        assert len(allowed(constraint)) == WIDTH - 1
+        constraint.advance(said[-1:])
+        assert {*allowed(constraint)} == more

@@ -10,6 +10,8 @@ from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.openai.bodies import ChatBody, CompletionBody
 from mlxserve_plugins.openai.decoding import decode
 
+from ..wild import FIELDS, TOOLS
+
 quick = settings(
     max_examples=200,
     deadline=None,
@@ -60,7 +62,9 @@ likely: dict[str, Any] = {
     "logprobs": st.booleans() | st.integers(-1, 22),
     "top_logprobs": st.integers(0, 3),
     "tool_choice": st.sampled_from(["none", "auto", "required"]),
-    "response_format": st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object"])}),
+    "tools": TOOLS,
+    "parallel_tool_calls": st.booleans(),
+    **FIELDS,
 }
 names = sorted({*ChatBody.__struct_fields__, *CompletionBody.__struct_fields__, "nonsense"})
 
