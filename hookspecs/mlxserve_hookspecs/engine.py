@@ -47,6 +47,7 @@ class ModelCard:
         identity: Names weights, adapter and revision: two models of one identity have the same KV.
         layout: How the model's layers are held and which parts fall back, one line each.
         any_name: Whether a request that calls the model by another name, or by none, is served.
+        recurrent: Whether layers keep state, so that a prompt is resumed only where it was kept.
     """
 
     id: str
@@ -58,6 +59,7 @@ class ModelCard:
     identity: str = ""
     layout: tuple[str, ...] = ()
     any_name: bool = False
+    recurrent: bool = False
 
 
 class TextCodec(Protocol):

@@ -102,6 +102,8 @@ class GenerationRequest:
         skip_special_tokens: Leave special tokens out of the text.
         continues: Whether the text goes on with the prompt's, so that it begins as the tokenizer
             would decode it there (a SentencePiece tokenizer's leading space); else it stands alone.
+        parting: Lengths of the prompt, in tokens, at which others that begin alike may part from
+            it: recurrent state is kept before each.
     """
 
     id: str
@@ -120,3 +122,4 @@ class GenerationRequest:
     first_token_timeout: float | None = None
     skip_special_tokens: bool = True
     continues: bool = False
+    parting: tuple[int, ...] = field(default=(), repr=False)

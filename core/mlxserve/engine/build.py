@@ -220,6 +220,7 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: Cache) ->
         identity=model.identity,
         layout=tuple(_plan_lines(resolved, model, plan, cache)),
         any_name=resolved.model.model_name_check == "off",
+        recurrent=bool(cache.states),
     )
 
 
