@@ -1,7 +1,6 @@
 """Agents as their SDKs make them: each turn a forced call, its answer, the whole history again."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from anthropic import Anthropic
@@ -9,7 +8,9 @@ from attrs import define, field, frozen
 from openai import OpenAI
 
 MODEL = "tiny"
-SYSTEM = "You look after a folder of notes. Look before you answer, and keep to what is written."
+SYSTEM = "{0}: you look after a folder of notes. Look before you answer; keep to what is written."
+"""What the agents of one API are told; none begins as another's."""
+
 PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {"path": {"type": "string", "enum": ["milk.txt", "cat.txt", "rent.txt"]}},
@@ -34,11 +35,6 @@ class Turn:
     cached: int
     reply: int
 
-    @property
-    def known(self) -> int:
-        """What the next turn begins with."""
-        return self.prompt + self.reply
-
 
 class Loop(Protocol):
     """An agent's conversation."""
@@ -60,7 +56,7 @@ class Chat:
 
     def say(self, text: str) -> None:
         """Append a user's message."""
-        self._history += [] if self._history else [{"role": "system", "content": SYSTEM}]
+        self._history += [] if self._history else [{"role": "system", "content": SYSTEM.format("chat")}]
         self._history.append({"role": "user", "content": text})
 
     def turn(self) -> Turn:
@@ -120,7 +116,7 @@ class Messages:
         asked: dict[str, Any] = {
             "model": MODEL,
             "max_tokens": 200,
-            "system": [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}],
+            "system": [{"type": "text", "text": SYSTEM.format("messages"), "cache_control": {"type": "ephemeral"}}],
             "messages": self._history,
             "tools": [{"name": NAME, "description": ABOUT, "input_schema": PARAMETERS}],
             "tool_choice": {"type": "any"},
@@ -165,7 +161,7 @@ class Responses:
         }
         asked: dict[str, Any] = {
             "model": MODEL,
-            "instructions": SYSTEM,
+            "instructions": SYSTEM.format("kept" if self.kept else "responses"),
             "input": self._history,
             "tools": [tool],
             "tool_choice": "required",
@@ -201,13 +197,3 @@ SHAPES: Mapping[str, Any] = {
 }
 
 
-def beyond_new(turns: Sequence[Turn]) -> list[int]:
-    """Return for each turn but the first the tokens computed that an earlier turn had computed."""
-    return [
-        max(before.known - after.cached, 0) for before, after in zip(turns, turns[1:], strict=False)
-    ]
-
-
-def spelled(value: Any) -> str:
-    """Return a value as JSON."""
-    return json.dumps(value)
