@@ -48,7 +48,7 @@ class Loop(Protocol):
 
 @define
 class Chat:
-    """Chat completions, with OpenAI's SDK; every other turn streamed."""
+    """Chat completions, with OpenAI's SDK, which streams them."""
 
     url: str
     words: str
@@ -56,7 +56,9 @@ class Chat:
 
     def say(self, text: str) -> None:
         """Append a user's message."""
-        self._history += [] if self._history else [{"role": "system", "content": SYSTEM.format("chat")}]
+        self._history += (
+            [] if self._history else [{"role": "system", "content": SYSTEM.format("chat")}]
+        )
         self._history.append({"role": "user", "content": text})
 
     def turn(self) -> Turn:
@@ -70,11 +72,12 @@ class Chat:
             "tools": [{"type": "function", "function": function}],
             "tool_choice": "required",
         }
-        with OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client:
-            with client.chat.completions.stream(
-                **asked, stream_options={"include_usage": True}
-            ) as stream:
-                done = stream.get_final_completion()
+        asked["stream_options"] = {"include_usage": True}
+        with (
+            OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client,
+            client.chat.completions.stream(**asked) as stream,
+        ):
+            done = stream.get_final_completion()
         message = done.choices[0].message
         (call,) = message.tool_calls or ()
         self._history += [
@@ -116,14 +119,22 @@ class Messages:
         asked: dict[str, Any] = {
             "model": MODEL,
             "max_tokens": 200,
-            "system": [{"type": "text", "text": SYSTEM.format("messages"), "cache_control": {"type": "ephemeral"}}],
+            "system": [
+                {
+                    "type": "text",
+                    "text": SYSTEM.format("messages"),
+                    "cache_control": {"type": "ephemeral"},
+                }
+            ],
             "messages": self._history,
             "tools": [{"name": NAME, "description": ABOUT, "input_schema": PARAMETERS}],
             "tool_choice": {"type": "any"},
         }
-        with Anthropic(base_url=self.url, api_key="none", max_retries=0) as client:
-            with client.messages.stream(**asked) as stream:
-                done = stream.get_final_message()
+        with (
+            Anthropic(base_url=self.url, api_key="none", max_retries=0) as client,
+            client.messages.stream(**asked) as stream,
+        ):
+            done = stream.get_final_message()
         (call,) = (block for block in done.content if block.type == "tool_use")
         answer = {"type": "tool_result", "tool_use_id": call.id, "content": SAID}
         self._history += [
@@ -169,9 +180,11 @@ class Responses:
         }
         if self._before:
             asked["previous_response_id"] = self._before
-        with OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client:
-            with client.responses.stream(**asked) as stream:
-                done = stream.get_final_response()
+        with (
+            OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client,
+            client.responses.stream(**asked) as stream,
+        ):
+            done = stream.get_final_response()
         (call,) = (item for item in done.output if item.type == "function_call")
         said = {"type": "function_call_output", "call_id": call.call_id, "output": SAID}
         if self.kept:
@@ -195,5 +208,3 @@ SHAPES: Mapping[str, Any] = {
     "responses": Responses,
     "previous_response_id": kept_responses,
 }
-
-

@@ -1,7 +1,8 @@
 """Record what a client sends to a server: ``python -m tests.integration.record URL NAME``.
 
-Point the client at the address that it prints. It stands between a client and a server on this machine until it is interrupted, then writes the
-client's file for ``recordings``. Prose is cut, and what tells of the user or the machine replaced.
+Point the client at the address that it prints. It stands between a client and a server on this
+machine until it is interrupted, then writes the client's file for ``recordings``. Prose is cut, and
+what tells of the user or the machine replaced.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from attrs import define, field
 
 from .recordings import FOLDER, SHARED
 
@@ -46,44 +48,60 @@ def clean(value: Any, key: str = "") -> Any:
     return f"{value[:SHOWN]} [{len(value) - SHOWN} characters cut]"
 
 
-def packed(client: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a client's file."""
-    seen: Counter[str] = Counter()
+@define
+class Packer:
+    """Writes once what stands in several places.
 
-    def count(value: Any) -> None:
+    Attributes:
+        shared: What does.
+    """
+
+    shared: list[Any] = field(factory=list)
+    _seen: Counter[str] = field(factory=Counter)
+    _places: dict[str, int] = field(factory=dict)
+
+    def count(self, value: Any) -> None:
+        """Look where values stand."""
         text = json.dumps(value)
         if len(text) >= WORTH:
-            seen[text] += 1
-            if seen[text] > 1:
-                return
-        if isinstance(value, dict | list):
-            for one in value.values() if isinstance(value, dict) else value:
-                count(one)
+            self._seen[text] += 1
+        if self._seen[text] <= 1:
+            for one in _children(value):
+                self.count(one)
 
-    for one in requests:
-        count(one["body"])
-    places: dict[str, int] = {}
-    shared: list[Any] = []
-
-    def pack(value: Any) -> Any:
+    def pack(self, value: Any) -> Any:
+        """Return a value, or the place of one that stands in several."""
         text = json.dumps(value)
-        if seen[text] > 1:
-            if text not in places:
-                places[text] = len(shared)
-                shared.append(None)
-                shared[places[text]] = inside(value)
-            return {SHARED: places[text]}
-        return inside(value)
+        if self._seen[text] <= 1:
+            return self.inside(value)
+        if text not in self._places:
+            self._places[text] = len(self.shared)
+            self.shared.append(None)
+            self.shared[self._places[text]] = self.inside(value)
+        return {SHARED: self._places[text]}
 
-    def inside(value: Any) -> Any:
+    def inside(self, value: Any) -> Any:
+        """Return a value with what is in it packed."""
         if isinstance(value, list):
-            return [pack(one) for one in value]
+            return [self.pack(one) for one in value]
         if isinstance(value, dict):
-            return {key: pack(one) for key, one in value.items()}
+            return {key: self.pack(one) for key, one in value.items()}
         return value
 
-    made = [{**one, "body": inside(one["body"])} for one in requests]
-    return {"client": client, "shared": shared, "requests": made}
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def packed(client: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a client's file."""
+    packer = Packer()
+    for one in requests:
+        packer.count(one["body"])
+    made = [{**one, "body": packer.inside(one["body"])} for one in requests]
+    return {"client": client, "shared": packer.shared, "requests": made}
 
 
 def request_of(path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
@@ -121,7 +139,7 @@ def _handler(url: str, requests: list[dict[str, Any]]) -> type[BaseHTTPRequestHa
                     self.wfile.write(piece)
                     self.wfile.flush()
 
-        do_GET = do_HEAD = do_POST = do_DELETE = pass_on
+        do_GET = do_HEAD = do_POST = do_DELETE = pass_on  # noqa: N815 - http.server's names
 
     return Between
 
@@ -131,11 +149,12 @@ def main() -> None:
     url, name = sys.argv[1:3]
     requests: list[dict[str, Any]] = []
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(url, requests)) as between:
-        print(f"http://127.0.0.1:{between.server_address[1]}", flush=True)
+        sys.stdout.write(f"http://127.0.0.1:{between.server_address[1]}\n")
+        sys.stdout.flush()
         try:
             between.serve_forever()
         except KeyboardInterrupt:
-            print(write(name, requests))
+            sys.stdout.write(f"{write(name, requests)}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What command-line agents and libraries sent, as files: ``tests/data/clients/NAME.json``.
 
-A file is ``{"client", "shared", "requests": [{"path", "headers", "body"}]}``; a value that stands in
-several places is in ``shared``, and ``{"$shared": n}`` in theirs. ``tests.integration.record`` makes
-them.
+A file is ``{"client", "shared", "requests": [{"path", "headers", "body"}]}``; a value that stands
+in several places is in ``shared``, and ``{"$shared": n}`` in theirs. ``tests.integration.record``
+makes them.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""An agent's next turn computes what is new in it, whatever API it speaks and whatever the model."""
+"""An agent's next turn computes what is new in it, whatever its API and whatever the model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Ran:
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
-def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Return what agents took of one model, before and after a restart."""
     folder = tmp_path_factory.mktemp("agents")
     texts = [(FOLDER / f"{name}.json").read_text("utf-8") for name in NAMES]
@@ -89,7 +89,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             run(server)
             server.signal(15)
             assert server.ended(60) == 0
-    yield made
+    return made
 
 
 def computed_again(turns: Sequence[Turn]) -> list[int]:

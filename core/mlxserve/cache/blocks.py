@@ -146,7 +146,9 @@ class BlockCache:
         )
         usable = self._usable(sequence)
         ends = {known, usable, *(tokens // size for tokens in sequence.request.parting)}
-        return min((n * size for n in ends if sequence.held < n * size <= usable * size), default=None)
+        return min(
+            (n * size for n in ends if sequence.held < n * size <= usable * size), default=None
+        )
 
     def keep(self, sequence: Sequence) -> None:
         """Let blocks that have filled be found, and remember state at the end of a block."""

@@ -24,6 +24,7 @@ from mlxserve_plugins.openai.bodies import (
 from mlxserve_plugins.openai.messages import (
     NamedTool,
     Tool,
+    for_template,
     plain_text,
     tools_for_template,
 )
@@ -33,7 +34,6 @@ from mlxserve_plugins.openai.parameters import (
     sampling_of,
     stop_of,
 )
-from mlxserve_plugins.openai.messages import for_template
 from mlxserve_plugins.openai.prompts import (
     LONG_TEXT,
     continues,
