@@ -79,7 +79,7 @@ class Chat:
         ):
             done = stream.get_final_completion()
         message = done.choices[0].message
-        (call,) = message.tool_calls or ()
+        (call,) = message.tool_calls or []
         self._history += [
             message.to_dict(),
             {"role": "tool", "tool_call_id": call.id, "content": SAID},

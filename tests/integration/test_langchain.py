@@ -46,7 +46,7 @@ def test_a_model_answers_and_streams_the_same(model: ChatOpenAI) -> None:
     assert "Paris" in whole.text
     chunks = list(model.stream(QUESTION))
     assert "".join(chunk.text for chunk in chunks) == whole.text
-    joined: AIMessageChunk = sum(chunks[1:], chunks[0])  # type: ignore[arg-type, assignment]
+    joined: AIMessageChunk = sum(chunks[1:], chunks[0])
     assert joined.usage_metadata
     assert whole.usage_metadata
     assert joined.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
