@@ -49,6 +49,7 @@ class ModelCard:
         layout: How the model's layers are held and which parts fall back, one line each.
         any_name: Whether a request that calls the model by another name, or by none, is served.
         folder: Where its files are.
+        recurrent: Whether layers keep state, so that a prompt is resumed only where it was kept.
     """
 
     id: str
@@ -61,6 +62,7 @@ class ModelCard:
     layout: tuple[str, ...] = ()
     any_name: bool = False
     folder: Path | None = None
+    recurrent: bool = False
 
 
 class TextCodec(Protocol):

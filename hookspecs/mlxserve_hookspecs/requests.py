@@ -122,6 +122,8 @@ class GenerationRequest:
         continues: Whether the text goes on with the prompt's, so that it begins as the tokenizer
             would decode it there (a SentencePiece tokenizer's leading space); else it stands alone.
         pooling: Vectors are wanted, and no reply: ``stop.max_tokens`` is 0, ``choices`` 1.
+        parting: Lengths of the prompt, in tokens, at which others that begin alike may part from
+            it: recurrent state is kept before each.
     """
 
     id: str
@@ -141,3 +143,4 @@ class GenerationRequest:
     skip_special_tokens: bool = True
     continues: bool = False
     pooling: Pooling | None = None
+    parting: tuple[int, ...] = field(default=(), repr=False)

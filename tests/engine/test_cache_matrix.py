@@ -142,6 +142,17 @@ def test_two_equal_prompts_that_arrive_together_prefill_once() -> None:
         assert it.replies.finish(name).usage.cached_by_tier == {"ram": 288}
 
 
+def test_state_is_kept_where_a_request_says_that_others_part() -> None:
+    cached = {}
+    for parting in ((), (70,)):
+        it = caching("qwen3_next", 16)
+        for name, seed in (("first", 1), ("second", 2)):
+            it.submit(request(name, [*prompt(70), *prompt(90, seed)], TOKENS, parting=parting))
+            it.run()
+        cached[parting] = it.replies.finish("second").usage.cached_tokens
+    assert cached == {(): 0, (70,): 64}
+
+
 def test_another_context_shares_nothing() -> None:
     it = caching("llama", 16)
     x, y, z = prompt(48, 1), prompt(48, 2), prompt(48, 3)

@@ -133,8 +133,9 @@ class BlockCache:
     def cut(self, sequence: Sequence) -> int | None:
         """Return the length at which prefill should pause, so that state can be kept there.
 
-        Where this prompt leaves the known ones, and at the last full block: there the next turn
-        of a conversation, and the next prompt with the same beginning, go on.
+        Where this prompt leaves the known ones, where its request says that others will leave it,
+        and at the last full block: there the next turn of a conversation, and the next prompt
+        with the same beginning, go on.
         """
         if not self.restorer.layout.state or not self.active:
             return None
@@ -144,8 +145,10 @@ class BlockCache:
             len(sequence.chain),
         )
         usable = self._usable(sequence)
-        ends = {min(known, usable) * size, usable * size}
-        return min((end for end in ends if end > sequence.held), default=None)
+        ends = {known, usable, *(tokens // size for tokens in sequence.request.parting)}
+        return min(
+            (n * size for n in ends if sequence.held < n * size <= usable * size), default=None
+        )
 
     def keep(self, sequence: Sequence) -> None:
         """Let blocks that have filled be found, and remember state at the end of a block."""

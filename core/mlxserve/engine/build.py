@@ -223,6 +223,7 @@ def _card(resolved: Resolved, model: LoadedModel, plan: KvPlan, cache: Cache) ->
         layout=tuple(_plan_lines(resolved, model, plan, cache)),
         any_name=resolved.model.model_name_check == "off",
         folder=model.source.folder,
+        recurrent=bool(cache.states),
     )
 
 

@@ -26,6 +26,7 @@ from mlxserve_plugins.openai.parameters import INT64, check_model, check_prompt
 from mlxserve_plugins.surface.chats import stops_in_answers, template_options
 from mlxserve_plugins.surface.limits import reply_tokens, room_after
 from mlxserve_plugins.surface.notes import Notes
+from mlxserve_plugins.surface.parting import parting_of
 
 TEMPLATE_REFUSED = "chat_template_error"
 
@@ -40,11 +41,13 @@ class Prompt:
         tokens: Its tokens.
         functions: The tools in it.
         continued: Whether the reply goes on with its last message.
+        parting: Where other conversations part from it.
     """
 
     tokens: list[int]
     functions: Functions
     continued: bool
+    parting: tuple[int, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -120,6 +123,7 @@ async def message_job(
         first_token_timeout=limits.first_token_timeout,
         skip_special_tokens=skips,
         continues=prompt.continued,
+        parting=prompt.parting,
     )
     return Job(
         card=card,
@@ -146,7 +150,12 @@ async def prompt_of(body: PromptBody, engine: EngineClient, rules: Rules, notes:
     orders = orders_in(body, engine.text.markup)
     options = template_options(wishes_in(body), orders, body.chat_template_kwargs)
     tokens = await asyncio.to_thread(render, engine.text, conversation, functions, options)
-    return Prompt(tokens, functions, conversation.continued)
+    parts: tuple[int, ...] = ()
+    if not conversation.continued:
+        parts = await parting_of(
+            engine.card, engine.text, tokens, conversation.messages, functions, options
+        )
+    return Prompt(tokens, functions, conversation.continued, parts)
 
 
 def render(

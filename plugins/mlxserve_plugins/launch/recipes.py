@@ -133,7 +133,14 @@ def cline(target: Target) -> Recipe:
         "version": 1,
         "lastUsedProvider": provider,
         "modes": {},
-        "providers": {provider: {"settings": settings, "tokenSource": "manual"}},
+        # Without a date Cline takes the file for broken, and writes one that knows no server.
+        "providers": {
+            provider: {
+                "settings": settings,
+                "updatedAt": "2026-01-01T00:00:00.000Z",
+                "tokenSource": "manual",
+            }
+        },
     }
     command = ("cline", "-P", provider, "--data-dir", str(target.folder))
     return Recipe(command=command, files={"settings/providers.json": _json(config)})

@@ -24,6 +24,7 @@ from mlxserve_plugins.openai.bodies import (
 from mlxserve_plugins.openai.messages import (
     NamedTool,
     Tool,
+    for_template,
     plain_text,
     tools_for_template,
 )
@@ -47,6 +48,7 @@ from mlxserve_plugins.openai.prompts import (
 from mlxserve_plugins.structured.fields import FIELDS, chat_constraint, constraint_of
 from mlxserve_plugins.surface.chats import stops_in_answers, template_options
 from mlxserve_plugins.surface.notes import Notes
+from mlxserve_plugins.surface.parting import parting_of
 from mlxserve_plugins.tools.thinking import ThinkingOrders, orders_of
 
 __all__ = ["LONG_TEXT", "Job", "chat_job", "completion_job", "encode", "render", "split_prompts"]
@@ -109,6 +111,9 @@ async def chat_job(
     orders = _orders(body, text)
     options = template_options(thinking_wishes(body), orders, body.chat_template_kwargs)
     prompt = await render(text, body.messages, tools, options, reply=reply, continued=continued)
+    parts: tuple[int, ...] = ()
+    if reply and not continued:
+        parts = await parting_of(card, text, prompt, for_template(body.messages), tools, options)
     thinks, skips = text.opens_thinking(prompt), _skips_special(body, text)
     logprobs = _chat_logprobs(body, notes)
     request = await _request(
@@ -124,6 +129,7 @@ async def chat_job(
         constraint=_constraint(body, tools, orders),
         skip_special_tokens=skips,
         continues=continued,
+        parting=parts,
     )
     return Job(
         id=request.id,

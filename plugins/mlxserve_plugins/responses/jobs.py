@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from mlxserve_hookspecs import EngineClient, GenerationRequest, ModelCard, TextCodec
 from mlxserve_plugins.openai.bodies import GenerationBody
@@ -23,6 +23,7 @@ from mlxserve_plugins.responses.toolbox import Toolbox
 from mlxserve_plugins.structured.fields import chat_constraint
 from mlxserve_plugins.surface.chats import stops_in_answers, template_options
 from mlxserve_plugins.surface.notes import Notes
+from mlxserve_plugins.surface.parting import parting_of
 from mlxserve_plugins.tools.thinking import ThinkingOrders, orders_of
 
 Json: TypeAlias = dict[str, Any]
@@ -106,17 +107,18 @@ async def make_job(
     constraint = _constraint(body, box, orders)
     tools = box.for_template()
     options = template_options(wishes_of(effort), orders, body.chat_template_kwargs)
-    prompt = await render(text, messages_of(body.instructions, past.items), tools, options)
+    messages = messages_of(body.instructions, past.items)
+    prompt = await render(text, messages, tools, options)
     own = name("resp")
+    request = _request(body, card, text, own, prompt, tenant, constraint, notes, tools=bool(tools))
+    parts = await parting_of(card, text, prompt, messages, tools, options)
     return Job(
         id=own,
         body=body,
         tenant=tenant,
         card=card,
         text=text,
-        request=_request(
-            body, card, text, own, prompt, tenant, constraint, notes, tools=bool(tools)
-        ),
+        request=evolve(request, parting=parts),
         box=box,
         tools=tools,
         reasoning=text.opens_thinking(prompt),

@@ -8,6 +8,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,12 @@ def test_the_script_does_what_the_command_does(name: str, models: Models, instal
     recipe = RECIPES[name][0](target(installed / "state" / name))
     for variable in recipe.variables:
         assert first["variables"][variable] == second["variables"][variable]
+
+
+def test_clines_settings_have_a_date_or_it_would_drop_them(tmp_path: Path) -> None:
+    settings = json.loads(RECIPES["cline"][0](target(tmp_path)).files["settings/providers.json"])
+    (provider,) = settings["providers"].values()
+    assert datetime.fromisoformat(provider["updatedAt"])
 
 
 def test_files_are_their_owners_alone(tmp_path: Path) -> None:
