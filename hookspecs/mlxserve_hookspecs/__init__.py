@@ -34,7 +34,7 @@ from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
-from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
+from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost, TurnCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
 from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
@@ -120,6 +120,7 @@ __all__ = [
     "Side",
     "StateStore",
     "StepCost",
+    "TurnCost",
     "StopConditions",
     "TextCodec",
     "TokenLogprob",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from mlxserve_hookspecs import EngineFacts, MlxserveError, StepCost
+from mlxserve_hookspecs import EngineFacts, MlxserveError, StepCost, TurnCost
 
 WEIGHTS, TOKEN = 10**9, 10**5
 MOST_TOKENS = 100_000
@@ -38,6 +38,20 @@ class FakeEngine:
             operations=100 + width,
             traces=int(context == 7),
         )
+
+    def serve(
+        self, *, requests: int, prompt: int, reply: int, cached: int = 0
+    ) -> list[TurnCost]:
+        """Take one from the queue every other turn, which costs a millisecond for each there."""
+        if cached * prompt > MOST_TOKENS:
+            raise MlxserveError("so many blocks do not fit")
+        turns = []
+        for waiting in range(requests, -1, -1):
+            admits = {"seconds": 1e-3 * (reply + waiting), "admitted": 1}
+            steady = {"seconds": 1e-3 * (reply + 2), "admitted": 0}
+            for turn in (admits, steady):
+                turns.append(TurnCost(passes=1e-3 * reply, decoding=8, waiting=waiting, **turn))
+        return turns
 
 
 @define
