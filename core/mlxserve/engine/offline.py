@@ -12,10 +12,9 @@ import numpy as np
 from attrs import define
 from mlx.utils import tree_flatten
 
-from mlxserve.cache.chain import extend, root
-
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.store import Chunk
+from mlxserve.cache.chain import extend, root
 from mlxserve.engine.build import build
 from mlxserve.engine.engine import Engine
 from mlxserve.inbox import Inbox, Submit
@@ -93,9 +92,7 @@ class Offline:
                 self.store.close(row, keep=False)
             mx.clear_cache()
 
-    def serve(
-        self, *, requests: int, prompt: int, reply: int, cached: int = 0
-    ) -> list[TurnCost]:
+    def serve(self, *, requests: int, prompt: int, reply: int, cached: int = 0) -> list[TurnCost]:
         """Hand all requests in, then step until the engine is idle."""
         scheduler = self.engine.scheduler
         random = np.random.default_rng(0)
@@ -105,7 +102,9 @@ class Offline:
             self._cache(cached, random)
             for number in range(requests):
                 tokens = random.integers(0, self.engine.decoder.vocab, prompt).tolist()
-                self.engine.inbox.put(Submit(_greedy(str(number), tokens, reply), time.monotonic(), number))
+                self.engine.inbox.put(
+                    Submit(_greedy(str(number), tokens, reply), time.monotonic(), number)
+                )
             turns = [self._turn()]
             while not scheduler.idle:
                 turns.append(self._turn())

@@ -39,9 +39,7 @@ class FakeEngine:
             traces=int(context == 7),
         )
 
-    def serve(
-        self, *, requests: int, prompt: int, reply: int, cached: int = 0
-    ) -> list[TurnCost]:
+    def serve(self, *, requests: int, prompt: int, reply: int, cached: int = 0) -> list[TurnCost]:
         """Take one from the queue every other turn, which costs a millisecond for each there."""
         if cached * prompt > MOST_TOKENS:
             raise MlxserveError("so many blocks do not fit")
