@@ -45,10 +45,16 @@ class FakeEngine:
             raise MlxserveError("so many blocks do not fit")
         turns = []
         for waiting in range(requests, -1, -1):
-            admits = {"seconds": 1e-3 * (reply + waiting), "admitted": 1}
-            steady = {"seconds": 1e-3 * (reply + 2), "admitted": 0}
-            for turn in (admits, steady):
-                turns.append(TurnCost(passes=1e-3 * reply, decoding=8, waiting=waiting, **turn))
+            for admitted, own in ((1, waiting), (0, 2)):
+                turns.append(
+                    TurnCost(
+                        seconds=1e-3 * (reply + own),
+                        passes=1e-3 * reply,
+                        decoding=8,
+                        admitted=admitted,
+                        waiting=waiting,
+                    )
+                )
         return turns
 
 
