@@ -24,8 +24,9 @@ enum { KERNEL_ROWS = 192, FEW_ROWS = 12, MANY_WEIGHTS = 1 << 15 };
 enum { VALUE_ROWS = 32, VALUE_COLUMNS = 512 };
 /* Weights of a part: about ten microseconds of reading. */
 enum { PART_WEIGHTS = 1 << 15 };
-/* Parts of a large product, and what is large: OpenBLAS copies the rows anew for each. */
-enum { LARGE_PARTS = 16 };
+/* Parts of a large product, and rows of one: OpenBLAS copies the weights anew for each, which so many
+ * rows make up for; in parts of the weights, with the rows copied anew, it lost a quarter. */
+enum { LARGE_PARTS = 16, LEAST_LARGE = 128 };
 static const int64_t LARGE = (int64_t)1 << 24;
 
 static sgemm64 s_target;
@@ -75,15 +76,16 @@ static void run_kernel_part(const void *job, int part) {
 }
 
 static int64_t large_part(const product *p) {
-  return ((p->n + LARGE_PARTS - 1) / LARGE_PARTS + 15) / 16 * 16;
+  int64_t rows = ((p->m + LARGE_PARTS - 1) / LARGE_PARTS + 31) / 32 * 32;
+  return rows > LEAST_LARGE ? rows : LEAST_LARGE;
 }
 
 static void run_large_part(const void *job, int part) {
   const product *p = job;
   int64_t from = part * large_part(p);
-  int64_t count = p->n - from < large_part(p) ? p->n - from : large_part(p);
-  s_target(ROW_MAJOR, NO_TRANS, TRANS, p->m, count, p->k, p->alpha, p->a, p->lda,
-           p->b + from * p->ldb, p->ldb, p->beta, p->c + from, p->ldc);
+  int64_t count = p->m - from < large_part(p) ? p->m - from : large_part(p);
+  s_target(ROW_MAJOR, NO_TRANS, TRANS, (int)count, p->n, p->k, p->alpha, p->a + from * p->lda,
+           p->lda, p->b, p->ldb, p->beta, p->c + from * p->ldc, p->ldc);
 }
 
 /* Rows with weights that lie as a layer has them; returns 0 where OpenBLAS is to do it whole. */
@@ -95,7 +97,7 @@ static int weights_product(const product *p) {
   if ((int64_t)p->n * p->k < MANY_WEIGHTS) return 0;
   if (p->m <= FEW_ROWS) return row_by_row(p), 1;
   if (!helpers || (int64_t)p->m * p->n * p->k < LARGE) return 0;
-  deal_out(run_large_part, p, (int)((p->n + large_part(p) - 1) / large_part(p)));
+  deal_out(run_large_part, p, (int)((p->m + large_part(p) - 1) / large_part(p)));
   return 1;
 }
 
