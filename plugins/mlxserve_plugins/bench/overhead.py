@@ -6,7 +6,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from mlxserve_hookspecs import CommandHost, MlxserveError, TurnCost
-from mlxserve_plugins.bench.figures import MS, middle, milliseconds, percentile
+from mlxserve_plugins.bench.figures import middle, milliseconds, percentile
 from mlxserve_plugins.bench.flags import Common, count, flag, naturals, need_words
 from mlxserve_plugins.bench.progress import Bar
 from mlxserve_plugins.bench.report import Plot, Report
@@ -14,6 +14,7 @@ from mlxserve_plugins.bench.report import Plot, Report
 NEAR: Final = 0.8
 """A queue of so much of a length counts as one of that length."""
 
+PARTS: Final = 20
 GUESTS: Final = 64
 """Requests beyond the longest queue: those that run."""
 
@@ -56,7 +57,7 @@ def overhead(flags: OverheadFlags, words: Sequence[str], host: CommandHost) -> R
                 failures.append(f"{cached} blocks: {error}")
                 continue
             rows += [row(grown, cached, length) for length in flags.waiting]
-            raw += [{"cached": cached, **kept(turn)} for turn in grown]
+            raw += [kept(grown, cached, length) for length in flags.waiting]
     notes = [
         f"{flags.requests} requests of {flags.prompt_tokens} + {flags.max_tokens} tokens in "
         f"process: {share:.1%} of the wall time is outside model passes",
@@ -76,7 +77,7 @@ def outside(turns: Sequence[TurnCost]) -> float:
 
 def row(turns: Sequence[TurnCost], cached: int, length: int) -> dict[str, Any]:
     """Return what turns with about ``length`` requests in the queue took."""
-    near = [t for t in turns[1:] if NEAR * length <= t.waiting <= length and t.decoding]
+    near = _near(turns, length)
     steady = [t.own for t in near if not t.admitted]
     admitting = [t.own for t in near if t.admitted]
     return {
@@ -90,15 +91,11 @@ def row(turns: Sequence[TurnCost], cached: int, length: int) -> dict[str, Any]:
     }
 
 
-def kept(turn: TurnCost) -> dict[str, Any]:
-    """Return a turn as it goes into the raw figures."""
-    return {
-        "own_ms": round(turn.own * MS, 4),
-        "ms": round(turn.seconds * MS, 4),
-        "decoding": turn.decoding,
-        "admitted": turn.admitted,
-        "waiting": turn.waiting,
-    }
+def kept(turns: Sequence[TurnCost], cached: int, length: int) -> dict[str, Any]:
+    """Return the spread of what ``row`` takes the middle of: milliseconds at every twentieth."""
+    own = [turn.own for turn in _near(turns, length)]
+    spread = (milliseconds(percentile(own, at / PARTS)) for at in range(PARTS + 1))
+    return {"cached": cached, "waiting": length, "own_ms": [*spread]}
 
 
 def plots(rows: Sequence[dict[str, Any]]) -> list[Plot]:
@@ -111,3 +108,8 @@ def plots(rows: Sequence[dict[str, Any]]) -> list[Plot]:
     title = "Own time of an iteration"
     made = Plot(name="overhead", title=title, x="waiting requests", y="own_ms", lines=lines)
     return [made] if lines else []
+
+
+def _near(turns: Sequence[TurnCost], length: int) -> list[TurnCost]:
+    """Return the turns with about ``length`` in the queue; the first takes all requests in."""
+    return [t for t in turns[1:] if NEAR * length <= t.waiting <= length and t.decoding]

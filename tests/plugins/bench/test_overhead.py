@@ -41,7 +41,9 @@ def test_a_queue_that_costs_is_seen_and_a_cache_that_does_not_fit_is_said() -> N
     assert "left out: 9000000 blocks: so many blocks do not fit" in report.notes
     assert report.about["outside_passes"] == pytest.approx(20 / (10 * 120 + 20))
     assert [point[0] for line in report.plots[0].lines.values() for point in line] == [0, 50]
-    assert len(report.raw) == 2 * (50 + 64 + 1)
+    assert [(one["cached"], one["waiting"]) for one in report.raw] == [(0, 0), (0, 50)]
+    assert report.raw[1]["own_ms"][0] == pytest.approx(2.0)
+    assert report.raw[1]["own_ms"][-1] == pytest.approx(50.0)
 
 
 def test_it_must_be_said_what_to_serve() -> None:
