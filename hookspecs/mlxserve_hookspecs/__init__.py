@@ -41,7 +41,7 @@ from mlxserve_hookspecs.lifecycle import Iteration
 from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
-from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
+from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost, TurnCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
 from mlxserve_hookspecs.requests import (
@@ -139,6 +139,7 @@ __all__ = [
     "StopReason",
     "TextCodec",
     "TokenLogprob",
+    "TurnCost",
     "Usage",
     "Verdict",
     "Verification",

@@ -43,6 +43,30 @@ class StepCost:
     traces: int | None = None
 
 
+@frozen(kw_only=True)
+class TurnCost:
+    """What one iteration of the engine took while it served requests.
+
+    Attributes:
+        seconds: From its begin to its end, on the engine's thread.
+        passes: How much of that went to the model: its passes were built, launched, waited for.
+        decoding: Sequences that decode after it.
+        admitted: Sequences that left the queue in it.
+        waiting: Sequences that are in the queue after it.
+    """
+
+    seconds: float
+    passes: float
+    decoding: int
+    admitted: int
+    waiting: int
+
+    @property
+    def own(self) -> float:
+        """Seconds that were the engine's own."""
+        return self.seconds - self.passes
+
+
 class EngineBench(Protocol):
     """A loaded, warm engine whose steps are measured. One thread only, the one that opened it."""
 
@@ -63,6 +87,21 @@ class EngineBench(Protocol):
         Raises:
             MlxserveError: This engine cannot: so many tokens do not fit, or the model's layers
                 take one sequence at a time.
+        """
+
+    def serve(
+        self, *, requests: int, prompt: int, reply: int, cached: int = 0
+    ) -> Sequence[TurnCost]:
+        """Serve requests to their end, all asked for at once, and forget what was cached.
+
+        Args:
+            requests: How many; beyond the batch they queue.
+            prompt: Random tokens of each prompt.
+            reply: Tokens of each reply.
+            cached: Blocks of other prompts that wait in memory to be found meanwhile; made up.
+
+        Raises:
+            MlxserveError: So many tokens, or blocks, do not fit.
         """
 
 

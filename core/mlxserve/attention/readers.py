@@ -95,19 +95,19 @@ class RunReader:
     ) -> mx.array:
         """Attend with one query a row: mlx's own fallback on a CPU is twice as many operations."""
         rows, heads, _, width = queries.shape
-        scaled = (queries * scale).reshape(rows, planes[0].shape[0], -1, width)
+        keys, values = planes[0].swapaxes(-1, -2), planes[1]
+        scaled = (queries * scale).reshape(rows, keys.shape[0], -1, width)
         outputs = []
-        for at in range(len(self.spans)):
-            keys, values = self._runs(planes, self._cut(at, leaf)[0])
-            scores = mx.softmax(scaled[at] @ keys.swapaxes(-1, -2), axis=-1, precise=True)
-            outputs.append(scores @ values)
+        for at, mine in enumerate(scaled if rows > 1 else (scaled[0],)):
+            cuts, _ = self._cut(at, leaf)
+            seen_keys, seen_values = _joined(keys, 2, cuts), _joined(values, 1, cuts)
+            scores = mx.softmax(mine @ seen_keys, axis=-1, precise=True)
+            outputs.append(scores @ seen_values)
         out = outputs[0][None] if len(outputs) == 1 else mx.stack(outputs)
         return out.reshape(rows, heads, 1, -1)
 
     def _runs(self, planes: Planes, cuts: Sequence[tuple[int, int]]) -> Planes:
-        axis = self.arrangement.axis
-        parts = [[p[:, a:b] if axis else p[a:b] for a, b in cuts] for p in planes]
-        return tuple(p[0] if len(p) == 1 else mx.concatenate(p, axis=axis) for p in parts)
+        return tuple(_joined(plane, self.arrangement.axis, cuts) for plane in planes)
 
     def _cut(self, at: int, leaf: AttentionLeaf) -> tuple[list[tuple[int, int]], Mask]:
         """Return the slots that row ``at`` looks at, and what its tokens see of them; once."""
@@ -280,6 +280,13 @@ def _row_mask(span: Span, leaf: AttentionLeaf, first: int, keep: int) -> Mask:
         keys = mx.concatenate([mx.arange(keep), keys])
     positions = mx.arange(span.start, span.end)[:, None]
     return _within(keys, positions, leaf)[None, None]
+
+
+def _joined(plane: mx.array, axis: int, cuts: Sequence[tuple[int, int]]) -> mx.array:
+    """Return the slots within ``cuts``, one after the other; a view where there is one."""
+    before = (slice(None),) * axis
+    parts = [plane[(*before, slice(a, b))] for a, b in cuts]
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
 
 
 def _wide(out: mx.array, width: int) -> mx.array:

@@ -113,6 +113,7 @@ class Sequence:
         chain: Keys of the full blocks of its tokens.
         kept: Blocks that the cache tiers were offered.
         restore: Cached blocks on their way to it.
+        queued: What a scheduling policy sees of it while it waits.
         behind: Whose prefill of a shared prefix it waits for.
         checkpoint: The last recurrent state at the end of a block.
         pooled: Vectors that were told of, if such are wanted.
@@ -141,6 +142,7 @@ class Sequence:
     chain: list[BlockKey] = field(factory=list)
     kept: int = 0
     restore: Restore | None = None
+    queued: Candidate | None = None
     behind: "Sequence | None" = None
     checkpoint: Checkpoint | None = None
     accepted_drafts: int = 0

@@ -16,6 +16,7 @@ from mlxserve.batch.sequence import Sequence
 from mlxserve.batch.speculation import Speculator, Verifying, constrain
 from mlxserve.engine.intake import Intake
 from mlxserve.engine.outputs import Ending, leftover, progress, scored, take_token
+from mlxserve.engine.pace import Stopwatch
 from mlxserve.engine.pooler import Pooler
 from mlxserve.engine.problems import as_request_error, overdue, shutting_down
 from mlxserve.engine.replies import Replies
@@ -68,6 +69,7 @@ class Engine:
         steps: Iterations that ran anything.
         ready_traces: Passes that were traced while nobody waited.
         spare: Traces one more class of passes at each ``next``, when there is nothing else to do.
+        passes: How much of the last iteration went to the model: building passes, waiting for them.
     """
 
     plugins: PluginManager
@@ -92,6 +94,7 @@ class Engine:
     _was_prefill: bool = False
     ready_traces: int = 0
     spare: Iterator[None] | None = None
+    passes: Stopwatch = field(factory=Stopwatch)
     _got_on: float = field(factory=time.monotonic)
 
     def __attrs_post_init__(self) -> None:
@@ -106,6 +109,7 @@ class Engine:
         turn = self.receive()
         began = time.monotonic()
         self._prefilled = self._decoded = 0
+        self.passes.seconds = 0.0
         if isinstance(self._inflight, Verifying):
             self._settle(turn.now)  # how far its rows grew decides what is scheduled
         self.expire(turn.now)
@@ -192,11 +196,13 @@ class Engine:
     def prefill(self) -> None:
         """Run this iteration's prefill passes, or one over texts of which vectors are wanted."""
         if self.pooler.takes_turn():
-            self._prefilled += self.pooler.run()
+            with self.passes:
+                self._prefilled += self.pooler.run()
             return
         for together in self.scheduler.chunks():
             try:
-                self._prefilled += self.prefiller.run(together)
+                with self.passes:
+                    self._prefilled += self.prefiller.run(together)
             except Exception as error:
                 log.exception("prefill failed", rows=len(together))
                 self.agreement.survive(error)
@@ -220,12 +226,14 @@ class Engine:
         if planned and self._verify(planned, now):
             return
         try:
-            begun = self.decoder.begin(self.scheduler.decoding)
+            with self.passes:
+                begun = self.decoder.begin(self.scheduler.decoding)
             # Masks follow from tokens that are read while the device is at the next pass.
             if any(s.constraint is not None for s in self.scheduler.decoding):
                 self._settle(now)
                 self._constrained({}, now)
-            launched = None if begun is None else self.decoder.draw(begun)
+            with self.passes:
+                launched = None if begun is None else self.decoder.draw(begun)
         except Exception as error:
             self._fail_batch(error)
             return
@@ -235,13 +243,15 @@ class Engine:
         """Verify drafts in place of a step; return whether there were any."""
         self._settle(now)
         began = time.monotonic()
-        drafts = self.speculator.propose(self.scheduler.decoding, planned)
+        with self.passes:  # a proposer may run a model of its own
+            drafts = self.speculator.propose(self.scheduler.decoding, planned)
         width = self.speculator.width(drafts)
         if width == 1 or not self.scheduler.try_room(width):
             return False
         drafts = self._constrained(drafts, now)
         try:
-            launched = self.speculator.launch(self.scheduler.decoding, drafts, began, width)
+            with self.passes:
+                launched = self.speculator.launch(self.scheduler.decoding, drafts, began, width)
             self.decoder.reset()  # penalties count what it does not know of
         except Exception as error:
             self._fail_batch(error)
@@ -272,7 +282,8 @@ class Engine:
         if step is None:
             return
         try:
-            read = step.read()
+            with self.passes:
+                read = step.read()
         except Exception as error:
             self._fail_batch(error)
             return

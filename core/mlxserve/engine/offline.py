@@ -1,4 +1,4 @@
-"""Run decode steps of one shape without requests, and time them."""
+"""Time an engine without a server: decode steps of one shape, or all that requests cost."""
 
 import io
 import re
@@ -8,19 +8,35 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import mlx.core as mx
+import numpy as np
 from attrs import define
 from mlx.utils import tree_flatten
 
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.store import Chunk
+from mlxserve.cache.chain import extend, root
 from mlxserve.engine.build import build
-from mlxserve.inbox import Inbox
+from mlxserve.engine.engine import Engine
+from mlxserve.inbox import Inbox, Submit
 from mlxserve.pool.table import Row
 from mlxserve.resolved import Resolved
-from mlxserve_hookspecs import EngineFacts, ModelError, Progress, StepCost
+from mlxserve_hookspecs import (
+    BlockKey,
+    EngineFacts,
+    GenerationRequest,
+    ModelError,
+    Progress,
+    SamplingParams,
+    StepCost,
+    StopConditions,
+    TurnCost,
+)
 
 WARM: Final = 3
 """Steps before the first that is timed: the first builds kernels, the second may compile."""
+
+CHAIN: Final = 128
+"""Made up blocks that follow each other."""
 
 PART: Final = 512
 """Tokens at a time by which rows are filled: layers with a window give blocks back in between."""
@@ -45,7 +61,7 @@ def open_engine(resolved: Resolved, progress: Progress) -> Iterator["Offline"]:
     if not isinstance(store, Runner):
         raise ModelError(f"{built.loaded.card.id} runs one sequence at a time: no steps to measure")
     try:
-        yield Offline(store, _facts(store, built.loaded.card.id))
+        yield Offline(store, _facts(store, built.loaded.card.id), built.engine)
     finally:
         built.engine.scheduler.cache.close(0.0)
         del built, store
@@ -58,6 +74,7 @@ class Offline:
 
     store: Runner
     facts: EngineFacts
+    engine: Engine
 
     def decode(self, *, rows: int, context: int, width: int, steps: int) -> StepCost:
         """Fill rows with nothing, which takes as long to read as anything else, and run steps."""
@@ -74,6 +91,54 @@ class Offline:
             for row in held:
                 self.store.close(row, keep=False)
             mx.clear_cache()
+
+    def serve(self, *, requests: int, prompt: int, reply: int, cached: int = 0) -> list[TurnCost]:
+        """Hand all requests in, then step until the engine is idle."""
+        scheduler = self.engine.scheduler
+        random = np.random.default_rng(0)
+        if -(-(prompt + reply) // self.store.pool.size) > scheduler.capacity.blocks - cached:
+            raise ModelError(f"{self.facts.model}: KV has no room; --num-blocks sets it")
+        try:
+            self._cache(cached, random)
+            for number in range(requests):
+                tokens = random.integers(0, self.engine.decoder.vocab, prompt).tolist()
+                self.engine.inbox.put(
+                    Submit(_greedy(str(number), tokens, reply), time.monotonic(), number)
+                )
+            turns = [self._turn()]
+            while not scheduler.idle:
+                turns.append(self._turn())
+            return turns
+        finally:
+            scheduler.cache.clear()
+            mx.clear_cache()
+
+    def _turn(self) -> TurnCost:
+        scheduler, arriving = self.engine.scheduler, len(self.engine.inbox)
+        before, began = len(scheduler.waiting) + arriving, time.perf_counter()
+        self.engine.step()
+        return TurnCost(
+            seconds=time.perf_counter() - began,
+            passes=self.engine.passes.seconds,
+            decoding=len(scheduler.decoding),
+            admitted=before - len(scheduler.waiting),
+            waiting=len(scheduler.waiting),
+        )
+
+    def _cache(self, blocks: int, random: np.random.Generator) -> None:
+        """Let so many blocks be found that nobody computed."""
+        pool = self.store.pool
+        while blocks > 0:
+            count = min(blocks, CHAIN)
+            row, chain = self.store.open(), list[BlockKey]()
+            tokens = random.integers(0, self.engine.decoder.vocab, count * pool.size).tolist()
+            self._room(row, len(tokens))
+            extend(chain, tokens, pool.size, root(b"", ""))
+            for group, table in zip(pool.groups, row.tables, strict=True):
+                for number, key in zip(table.numbers, chain, strict=False):
+                    group.blocks.name(number, key)
+            self.store.close(row)
+            blocks -= count
 
     def _measured(self, width: int, steps: int) -> StepCost:
         tokens = mx.zeros((len(self.store.order()), width), mx.int32)
@@ -131,6 +196,15 @@ class Offline:
         export(graph, mx.argmax(logits, axis=-1), *self.store.pending([]))
         mx.eval(logits)
         return sum(name not in VIEWS for name in PRIMITIVE.findall(graph.getvalue()))
+
+
+def _greedy(name: str, prompt: list[int], reply: int) -> GenerationRequest:
+    return GenerationRequest(
+        id=name,
+        prompt=tuple(prompt),
+        sampling=SamplingParams(temperature=0.0),
+        stop=StopConditions(max_tokens=reply, ignore_eos=True),
+    )
 
 
 def _facts(store: Runner, model: str) -> EngineFacts:

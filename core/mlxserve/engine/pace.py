@@ -1,5 +1,6 @@
-"""How much of a prompt an iteration may run, from what this machine was seen to do."""
+"""How long passes take, and how much of a prompt an iteration may run from what was seen."""
 
+import time
 from typing import Final
 
 from attrs import define
@@ -14,6 +15,20 @@ compile what it needs, and says nothing of the next."""
 STEPS: Final = 8
 LEAST_GAP, MOST_GAP = 0.05, 0.3
 """The pause that running streams see, if nobody says: so many steps, within these seconds."""
+
+
+@define
+class Stopwatch:
+    """Adds up the seconds spent inside ``with``; one thread, not nested."""
+
+    seconds: float = 0.0
+    _began: float = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.monotonic() - self._began
 
 
 @define

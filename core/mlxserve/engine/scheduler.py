@@ -85,7 +85,7 @@ class Scheduler:
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put a sequence into the queue, or to those that wait for vectors and need no row."""
-        sequence.phase = Phase.WAITING
+        sequence.phase, sequence.queued = Phase.WAITING, None
         pooled = sequence.request.pooling is not None
         (self.pooling if pooled else self.waiting).append(sequence)
         self._full = False
@@ -262,8 +262,13 @@ class Scheduler:
         free = [s for s in self.waiting if not s.launched and not s.held_back]
         if not free:
             return ()
-        by_id = {str(s.uid): s for s in free}
-        return [by_id[c.id] for c in self.policy.order([s.candidate() for s in free], now)]
+        by_id: dict[str, Sequence] = {}
+        for sequence in free:
+            if sequence.queued is None:  # once: nothing of it changes while it waits
+                sequence.queued = sequence.candidate()
+            by_id[sequence.queued.id] = sequence
+        candidates = [s.queued for s in free if s.queued is not None]
+        return [by_id[c.id] for c in self.policy.order(candidates, now)]
 
     def _has_place(self) -> bool:
         before_decoding = len(self.prefilling) + len(self.ready)

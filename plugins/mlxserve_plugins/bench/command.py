@@ -12,6 +12,7 @@ from mlxserve_hookspecs import CommandHost, SettingError
 from mlxserve_plugins.bench.compare import CompareFlags, compare
 from mlxserve_plugins.bench.facts import about
 from mlxserve_plugins.bench.flags import Common, add_flags, read_flags
+from mlxserve_plugins.bench.overhead import OverheadFlags, overhead
 from mlxserve_plugins.bench.plots import draw, need_matplotlib
 from mlxserve_plugins.bench.prefix import PrefixFlags, prefix
 from mlxserve_plugins.bench.quality import QualityFlags, quality
@@ -72,6 +73,12 @@ KINDS: Final[Mapping[str, Kind]] = {
         starts=True,
     ),
     "engine": Kind(EngineFlags, "decode steps without a server", engine, starts=True),
+    "overhead": Kind(
+        OverheadFlags,
+        "the engine's own time, by queue and cached blocks, without a server",
+        overhead,
+        starts=True,
+    ),
     "quality": Kind(
         QualityFlags,
         "what quantized KV changes: perplexity, KL divergence, flips",

@@ -39,6 +39,11 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(count(word) for word in text.split(","))
 
 
+def naturals(text: str) -> tuple[int, ...]:
+    """Read whole numbers of at least 0 with commas between them."""
+    return tuple(natural(word) for word in text.split(","))
+
+
 def positive(text: str) -> float:
     """Read a finite number above 0."""
     value = float(text)

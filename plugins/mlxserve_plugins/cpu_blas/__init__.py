@@ -20,6 +20,7 @@ from mlxserve_plugins.cpu_blas.libraries import Blas, NoBlasError, numpy_blas, s
 from mlxserve_plugins.folders import cache_home
 
 GPU_BUILDS: Final = ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")
+MOST_HELPERS: Final = 15  # memory is busy by then
 THREAD_VARIABLES: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -77,6 +78,17 @@ def chosen_threads() -> int | None:
     return max(1, usable_cores() - 1)
 
 
+def chosen_helpers(threads: int | None) -> int:
+    """Return how many cores help with products that are dealt out; none where the user counts.
+
+    Of three and more one stays free for the server; of two the second does both.
+    """
+    cores = usable_cores()
+    if threads is None or cores == 1:
+        return 0
+    return min(max(cores - 2, 1), MOST_HELPERS)
+
+
 def fast_blas(cache: Path, loaded: Collection[str], threads: int | None) -> Blas | None:
     """Load a fast BLAS for all to see; ``None`` if somebody has preloaded one already.
 
@@ -93,7 +105,7 @@ def fast_blas(cache: Path, loaded: Collection[str], threads: int | None) -> Blas
     if _preloaded():
         return None
     try:
-        return numpy_blas(cache, threads, helper=threads == 1 and usable_cores() > 1)
+        return numpy_blas(cache, threads, helpers=chosen_helpers(threads))
     except NoBlasError:
         if blas := system_blas(threads):
             return blas

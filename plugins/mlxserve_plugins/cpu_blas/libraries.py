@@ -16,6 +16,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 SOURCE: Final = Path(__file__).with_name("shim.c")
+INCLUDED: Final = ("deal.h", "kernel.h")
 FLAGS: Final = ("-x", "c", "-O2", "-shared", "-fPIC", "-pthread")
 COMPILERS: Final = ("cc", "gcc", "clang", "g++")
 COMPILE_SECONDS: Final = 60.0
@@ -81,13 +82,13 @@ def system_blas(threads: int | None) -> Blas | None:
     return blas
 
 
-def numpy_blas(cache: Path, threads: int | None, *, helper: bool = False) -> Blas:
+def numpy_blas(cache: Path, threads: int | None, *, helpers: int = 0) -> Blas:
     """Load a shim for all to see that leads to numpy's OpenBLAS.
 
     Args:
         cache: Where the compiled shim is kept.
         threads: How many a product uses; ``None`` leaves it to the library.
-        helper: Let one more core help with large products.
+        helpers: How many more cores take parts of products with a layer's weights.
 
     Raises:
         NoBlasError: numpy came without OpenBLAS, or the shim cannot be compiled.
@@ -104,8 +105,8 @@ def numpy_blas(cache: Path, threads: int | None, *, helper: bool = False) -> Bla
     shim = _load_shim(cache)
     addresses = (ctypes.cast(target, ctypes.c_void_p) for target in targets)
     shim.mlxserve_bind_gemm(*addresses, ctypes.c_int64(CACHED_BYTES * blas.threads()))
-    if helper:
-        shim.mlxserve_help()
+    if helpers:
+        shim.mlxserve_help(helpers)
     return blas
 
 
@@ -135,7 +136,8 @@ def compile_shim(cache: Path, compilers: Sequence[str] | None = None) -> Path:
     Raises:
         NoBlasError: No compiler works, or ``cache`` cannot be written.
     """
-    facts = (SOURCE.read_text("utf-8"), *FLAGS, platform.machine(), *platform.libc_ver())
+    sources = [path.read_text("utf-8") for path in (SOURCE, *map(SOURCE.with_name, INCLUDED))]
+    facts = (*sources, *FLAGS, platform.machine(), *platform.libc_ver())
     target = cache / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.so"
     if target.is_file():
         return target

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from mlxserve_hookspecs import EngineFacts, MlxserveError, StepCost
+from mlxserve_hookspecs import EngineFacts, MlxserveError, StepCost, TurnCost
 
 WEIGHTS, TOKEN = 10**9, 10**5
 MOST_TOKENS = 100_000
@@ -38,6 +38,24 @@ class FakeEngine:
             operations=100 + width,
             traces=int(context == 7),
         )
+
+    def serve(self, *, requests: int, prompt: int, reply: int, cached: int = 0) -> list[TurnCost]:
+        """Take one from the queue every other turn, which costs a millisecond for each there."""
+        if cached * prompt > MOST_TOKENS:
+            raise MlxserveError("so many blocks do not fit")
+        turns = []
+        for waiting in range(requests, -1, -1):
+            for admitted, own in ((1, waiting), (0, 2)):
+                turns.append(
+                    TurnCost(
+                        seconds=1e-3 * (reply + own),
+                        passes=1e-3 * reply,
+                        decoding=8,
+                        admitted=admitted,
+                        waiting=waiting,
+                    )
+                )
+        return turns
 
 
 @define
