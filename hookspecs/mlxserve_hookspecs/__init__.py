@@ -9,6 +9,7 @@ from mlxserve_hookspecs.caching import (
     CacheLayout,
     CacheTier,
     EvictionPolicy,
+    RemoteCacheTier,
     StateStore,
 )
 from mlxserve_hookspecs.commands import Command
@@ -31,14 +32,20 @@ from mlxserve_hookspecs.errors import (
 from mlxserve_hookspecs.events import Finish, FinishReason, GenerationEvent, TokenLogprob, Usage
 from mlxserve_hookspecs.generation import Constraint
 from mlxserve_hookspecs.lifecycle import Iteration
-from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
+from mlxserve_hookspecs.markers import (
+    PROJECT,
+    HookChangeWarning,
+    hook_version,
+    hookimpl,
+    hookspec,
+)
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
 from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
 from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
 from mlxserve_hookspecs.requests import GenerationRequest, SamplingParams, StopConditions
-from mlxserve_hookspecs.scheduling import Candidate, Load, SchedulingPolicy
+from mlxserve_hookspecs.scheduling import Candidate, Load, SchedulingPhase, SchedulingPolicy
 from mlxserve_hookspecs.serving import AppConfig, Route, Services
 from mlxserve_hookspecs.speculation import (
     AcceptanceRule,
@@ -49,6 +56,7 @@ from mlxserve_hookspecs.speculation import (
     HostedModel,
     ModelHost,
     Proposer,
+    TokenProposer,
     Verdict,
     Verification,
 )
@@ -88,6 +96,7 @@ __all__ = [
     "GenerationEvent",
     "GenerationRequest",
     "Group",
+    "HookChangeWarning",
     "HostedModel",
     "Identity",
     "Iteration",
@@ -110,10 +119,12 @@ __all__ = [
     "Proposer",
     "Rank",
     "RankPlan",
+    "RemoteCacheTier",
     "ReplyPart",
     "RequestError",
     "Route",
     "SamplingParams",
+    "SchedulingPhase",
     "SchedulingPolicy",
     "Services",
     "SettingError",
@@ -123,10 +134,12 @@ __all__ = [
     "StopConditions",
     "TextCodec",
     "TokenLogprob",
+    "TokenProposer",
     "Usage",
     "Verdict",
     "Verification",
     "WordFormat",
+    "hook_version",
     "hookimpl",
     "hookspec",
     "option",

@@ -14,7 +14,10 @@ CONSTRAINT_FIELD: Final = "response_format"
 
 
 class Constraint(Protocol):
-    """Allows or forbids tokens, for one choice of one request. Runs on the engine thread."""
+    """Allows or forbids tokens, for one choice of one request. Runs on the engine thread.
+
+    Where it fails its own choice ends with an error (status 500), and no other.
+    """
 
     def mask(self) -> Array | None:
         """Return booleans ``[vocab]`` of what may come next; ``None`` when anything may."""
@@ -41,7 +44,8 @@ def make_constraint(
 
     ``vocab_size`` is the width of the logits, and so of the masks; the tokenizer may know less.
 
-    Called once per choice of a request that has one, on the engine thread of every rank.
+    Called once per choice of a request that has one, on the engine thread of every rank. What a
+    plugin raises otherwise, or answers that is no constraint, ends the choice (status 500).
     """
 
 
@@ -53,7 +57,8 @@ def describe_markup(text: TextCodec, template: str) -> Markup | None:
     ``None`` to pass: it stays what the model library found, which is what ``text.markup`` says now.
     ``template`` is the source of the chat template; empty if there is none.
 
-    Called once, when the model is loaded, on the engine thread of every rank.
+    Called once, when the model is loaded, on the engine thread of every rank. A plugin that fails
+    here ends the start.
 
     Raises:
         SettingError: A format that the user named does not exist.
@@ -71,5 +76,7 @@ def make_output_parser(
     ``reasoning`` says that the reply begins within the model's thinking, which the prompt opened;
     ``forced`` that a constraint makes it a call: what the reply's end leaves of one is no content.
 
-    Called once per choice of a chat request, on the event loop.
+    Called once per choice of a chat request, on the event loop. A plugin that raises, or answers
+    with what is no parser, has passed; a parser that fails is not asked again, and what it has not
+    returned by then is lost, and all that follows is content.
     """

@@ -149,7 +149,7 @@ def test_ranks_give_the_tokens_of_one(case: Case, single: Single, tmp_path: Path
         server.rest()
         metrics = server.metrics()
         assert not case.tight or metrics["mlxserve_num_preemptions_total"] > 0
-        assert not metrics.get("mlxserve_draft_errors_total", 0.0)
+        assert not [name for name in metrics if name.startswith("mlxserve_plugin_errors_total{")]
         assert cached_tokens(server, case.jobs[0]) > 0
         if case.drafted or NGRAM[0] in case.words:
             assert server.get("/v1/spec_decode/metrics").json()["num_drafts"] > 0
