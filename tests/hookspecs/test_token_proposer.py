@@ -19,7 +19,7 @@ class Doubling(TokenProposer[list[int]]):
 
     def guess(self, kept: list[int], row: DraftRequest) -> Sequence[int]:
         kept.append(len(row.tokens))
-        return row.tokens[-1:] * row.room if row.tokens[-1] else []
+        return [row.tokens[-1]] * row.room if row.tokens[-1] else []
 
 
 def row(uid: int, *tokens: int, room: int = 2) -> DraftRequest:
