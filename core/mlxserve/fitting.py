@@ -40,6 +40,8 @@ def members(protocol: type) -> Mapping[str, Member]:
     found: dict[str, Member] = {}
     for base in filter(is_protocol, protocol.__mro__):
         mine = {n: v for n, v in vars(base).items() if not n.startswith("_")}
+        hints = {n: h for n, h in get_type_hints(base).items() if n in base.__annotations__}
+        found = {name: Member(name, hint) for name, hint in hints.items()} | found
         found = {name: _member(name, value) for name, value in mine.items()} | found
     return found
 

@@ -11,6 +11,8 @@ from mlxserve.fitting import fits, lacks
 
 
 class Counts(Protocol):
+    size: int
+
     @property
     def name(self) -> str: ...
 
@@ -18,6 +20,7 @@ class Counts(Protocol):
 
 
 class Good:
+    size = 0
     name = "good"
 
     def count(self, words: Sequence[str], *, whole: bool = True, more: int = 0) -> int:
@@ -38,6 +41,12 @@ class Uncalled(Good):
 
 
 class Nameless:
+    size = 0
+    count = Good.count
+
+
+class Sizeless:
+    name = "sizeless"
     count = Good.count
 
 
@@ -100,7 +109,7 @@ def test_what_does_not_fit(value: object, hint: Any) -> None:
         (Numbered(), "has a name that is int 3, not str"),
         (Uncalled(), "has a count that does not take (words, whole)"),
         (Nameless(), "has no name"),
-        (3, "has no name"),
+        (Sizeless(), "has no size"),
     ],
 )
 def test_what_is_lacking_is_said(value: object, words: str) -> None:
