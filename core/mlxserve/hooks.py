@@ -5,43 +5,35 @@ name, so that an editor and a type checker see through the call to its signature
 raises is named with its distribution.
 """
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
-from types import FunctionType, MappingProxyType, TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+from types import FunctionType, MappingProxyType
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from pluggy import HookCaller, HookImpl, PluginManager
 
-from mlxserve_hookspecs import PROJECT, MlxserveError, PluginError, RequestError
+from mlxserve.door import MEANT, Book, Caller
+from mlxserve_hookspecs import PROJECT, MlxserveError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MEANT = (MlxserveError, RequestError)
-"""What a hook may raise on purpose: passes through as it is."""
-
-
-class PluginCrashError(PluginError):
-    """A plugin raised what it should not have: a bug, to be shown with its traceback."""
-
-
-class Failures:
-    """Counts what plugins raised and should not have, by plugin and hook. Safe on any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = Counter[tuple[str, str]]()
-
-    def add(self, plugin: str, hook: str) -> None:
-        """Count one."""
-        with self._lock:
-            self._counts[plugin, hook] += 1
-
-    def counted(self) -> dict[tuple[str, str], int]:
-        """Return the counts so far, by plugin and hook."""
-        with self._lock:
-            return dict(self._counts)
+HURRIED: Final = frozenset(
+    {
+        "admit",
+        "authenticate",
+        "drafts_verified",
+        "first_token",
+        "iteration_finished",
+        "make_output_parser",
+        "request_adjusted",
+        "request_finished",
+        "request_received",
+        "request_refused",
+        "running_totals",
+    }
+)
+"""Hooks that are called while others wait, on the engine thread or on the event loop."""
 
 
 class Manager(PluginManager):
@@ -50,125 +42,100 @@ class Manager(PluginManager):
     def __init__(self, distributions: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(PROJECT)
         self.distributions = dict(distributions)
-        self.failures = Failures()
+        self.book = Book()
 
 
-def ask(manager: PluginManager, spec: Callable[P, R]) -> Callable[P, R]:
+def ask(manager: PluginManager, spec: Callable[P, R], *, forgiving: bool = False) -> Callable[P, R]:
     """Return the caller of a ``firstresult`` hook: the first plugin to answer is heard.
 
-    The caller takes keyword arguments only. What a plugin raises becomes ``PluginCrashError``.
+    The caller takes keyword arguments only. What a plugin raises becomes ``PluginCrashError``;
+    where the hook is ``forgiving``, one that fails is logged and counted, and has passed.
     """
-    return cast(Callable[P, R], _guarded(manager, spec))
+    each = _answers(manager, spec, forgiving=forgiving)
+    return cast(Callable[P, R], lambda **kwargs: next(each(kwargs), None))
 
 
-def gather(manager: PluginManager, spec: Callable[P, R | None]) -> Callable[P, list[R]]:
+def gather(
+    manager: PluginManager, spec: Callable[P, R | None], *, forgiving: bool = False
+) -> Callable[P, list[R]]:
     """Return the caller of a hook that every plugin may answer; raises like ``ask``'s."""
-    return cast(Callable[P, list[R]], _guarded(manager, spec))
+    each = _answers(manager, spec, forgiving=forgiving)
+    return cast(Callable[P, list[R]], lambda **kwargs: list(each(kwargs)))
 
 
 def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
     """Return the caller of an event: every plugin hears it, whatever the others do.
 
     A plugin that raises is logged and counted; only a user's mistake (``MlxserveError``) passes
-    through.
+    through, at the start and at the end.
     """
-    each = answers(manager, cast(Callable[P, object], spec))
+    hook = _caller(manager, spec)
 
-    def announce(*args: P.args, **kwargs: P.kwargs) -> None:
-        each(*args, **kwargs)
-
-    return announce
-
-
-def answers(
-    manager: PluginManager, spec: Callable[P, R | None]
-) -> Callable[P, list[tuple[str, R]]]:
-    """Return the caller of a hook whose answers come with their plugins' names.
-
-    A plugin that raises gives none, as with ``tell``.
-    """
-    caller = _caller(manager, spec)
-
-    def each(**kwargs: Any) -> list[tuple[str, R]]:
-        found = []
-        for impl in reversed(caller.get_hookimpls()):
-            arguments = [kwargs[name] for name in impl.argnames]
+    def announce(**kwargs: Any) -> None:
+        for impl, who in _listeners(manager, hook):
             try:
-                answer = impl.function(*arguments)
-            except MlxserveError:
-                raise
+                _call(impl, who, kwargs)
             except Exception as error:
-                failed(manager, impl.plugin_name, spec, error)
-            else:
-                found += [] if answer is None else [(impl.plugin_name, cast(R, answer))]
-        return found
+                if isinstance(error, MlxserveError) and hook.name not in HURRIED:
+                    raise
+                who.failed(error)
 
-    return cast(Callable[P, list[tuple[str, R]]], each)
-
-
-def failed(
-    manager: PluginManager, plugin: str, spec: Callable[..., object], error: Exception
-) -> None:
-    """Count and log what a plugin, or an object that its hook returned, raised; any thread."""
-    import structlog  # noqa: PLC0415 - not worth its import time when nothing fails
-
-    hook = _caller(manager, spec).name
-    _count_failure(manager, hook, plugin)
-    structlog.get_logger().error(
-        "plugin failed",
-        hook=hook,
-        plugin=plugin,
-        culprit=owner(manager, plugin),
-        exc_info=error,
-    )
+    return cast(Callable[P, None], announce)
 
 
 def owner(manager: PluginManager, name: str) -> str:
-    """Return ``plugin 'name' (distribution)``: a plugin as an error message names it."""
+    """Return ``plugin 'name' (distribution version)``: a plugin as an error message names it."""
     distributions = manager.distributions if isinstance(manager, Manager) else {}
     return f"plugin {name!r} ({distributions.get(name, 'an unnamed distribution')})"
 
 
+def book_of(manager: PluginManager) -> Book:
+    """Return who failed and who was slow so far; any thread."""
+    return manager.book if isinstance(manager, Manager) else Book()
+
+
 def failures(manager: PluginManager) -> Mapping[tuple[str, str], int]:
-    """Return how often each plugin failed in each hook so far; any thread."""
-    return manager.failures.counted() if isinstance(manager, Manager) else {}
+    """Return how often each plugin failed in each hook so far, its objects included; any thread."""
+    return dict(book_of(manager).failures)
 
 
-def _guarded(manager: PluginManager, spec: Callable[..., object]) -> Callable[..., object]:
-    caller = _caller(manager, spec)
+def _answers(
+    manager: PluginManager, spec: Callable[..., object], *, forgiving: bool
+) -> Callable[[Mapping[str, Any]], Iterator[Any]]:
+    """Return what yields the plugins' answers, in order, through the door."""
+    hook = _caller(manager, spec)
 
-    def call(**kwargs: Any) -> object:
-        try:
-            return caller(**kwargs)
-        except MEANT:
-            raise
-        except Exception as error:
-            culprit = _culprit(error.__traceback__)
-            who = owner(manager, culprit.plugin_name) if culprit else "a plugin"
-            if culprit is not None:
-                _count_failure(manager, caller.name, culprit.plugin_name)
-            raise PluginCrashError(f"{who} failed in {caller.name}: {_words(error)}") from error
+    def each(kwargs: Mapping[str, Any]) -> Iterator[Any]:
+        for impl, who in _listeners(manager, hook):
+            try:
+                answer = who.admit(_call(impl, who, kwargs), spec, kwargs)
+            except Exception as error:
+                if isinstance(error, MEANT) and not forgiving:
+                    raise
+                # What ends the start is told by whoever ends it.
+                who.failed(error, quiet=who.hook not in HURRIED)
+                if not forgiving:
+                    raise who.crashed(error) from error
+                continue
+            if answer is not None:
+                yield answer
 
-    return call
+    return each
+
+
+def _listeners(manager: PluginManager, hook: HookCaller) -> Iterator[tuple[HookImpl, Caller]]:
+    for impl in reversed(hook.get_hookimpls()):
+        name = impl.plugin_name
+        yield impl, Caller(book_of(manager), name, owner(manager, name), hook.name)
+
+
+def _call(impl: HookImpl, who: Caller, kwargs: Mapping[str, Any]) -> object:
+    began = perf_counter()
+    answer = impl.function(*[kwargs[name] for name in impl.argnames])
+    if who.hook in HURRIED:
+        who.took(perf_counter() - began)
+    return answer
 
 
 def _caller(manager: PluginManager, spec: Callable[..., object]) -> HookCaller:
     return cast(HookCaller, getattr(manager.hook, cast(FunctionType, spec).__name__))
-
-
-def _culprit(trace: TracebackType | None) -> HookImpl | None:
-    """Find the implementation that pluggy was calling: it puts no name on an exception."""
-    while trace is not None:
-        frame, trace = trace.tb_frame, trace.tb_next
-        if frame.f_code.co_name == "_multicall":
-            return cast("HookImpl | None", frame.f_locals.get("hook_impl"))
-    return None
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _count_failure(manager: PluginManager, hook: str, plugin: str) -> None:
-    if isinstance(manager, Manager):
-        manager.failures.add(plugin, hook)

@@ -1,5 +1,6 @@
 """Find, import, register and check the plugins of one run."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, EntryPoints
@@ -12,6 +13,7 @@ from pluggy import PluginManager, PluginValidationError
 from mlxserve.hooks import Manager, owner
 from mlxserve_hookspecs import (
     PROJECT,
+    HookChangeWarning,
     PluginError,
     admission,
     caching,
@@ -116,8 +118,11 @@ class Installed:
 
     @property
     def distributions(self) -> dict[str, str]:
-        """The distribution of every plugin."""
-        return {name: origin(point) for name, point in self.plugins.items()}
+        """The distribution of every plugin, with its version."""
+        return {
+            name: f"{origin(point)} {point.dist.version}" if point.dist else origin(point)
+            for name, point in self.plugins.items()
+        }
 
 
 def installed(points: EntryPoints) -> Installed:
@@ -136,39 +141,54 @@ def installed(points: EntryPoints) -> Installed:
 
 
 def register(
-    plugins: Mapping[str, object], distributions: Mapping[str, str] = MappingProxyType({})
+    plugins: Mapping[str, object],
+    distributions: Mapping[str, str] = MappingProxyType({}),
+    specs: Iterable[ModuleType | type] = SPECS,
 ) -> PluginManager:
     """Return a manager of plugin objects in which the first one named is asked first.
 
+    A plugin that implements a hook whose contract has changed is named in the log.
+
     Raises:
         PluginError: A plugin implements a hook that is unknown, or with unknown arguments, or
-            wraps an event.
+            wraps one, or needs a plugin that does not run.
     """
     manager = Manager(distributions)
-    for spec in SPECS:
+    for spec in specs:
         manager.add_hookspecs(spec)
     for name in reversed(list(plugins)):  # pluggy calls the last one registered first
         try:
-            manager.register(plugins[name], name)
+            with warnings.catch_warnings(record=True) as changes:
+                warnings.simplefilter("always", HookChangeWarning)
+                manager.register(plugins[name], name)
             manager.check_pending()
-            _refuse_wrapped_events(manager, name)
+            _refuse_wrappers(manager, name)
+            for change in changes:
+                _log_change(owner(manager, name), str(change.message))
         except PluginValidationError as error:
             reason = " ".join(str(error).split())
             raise PluginError(f"{owner(manager, name)} does not fit: {reason}") from error
+    for name, plugin in plugins.items():
+        if missing := [n for n in getattr(plugin, "requires", ()) if n not in plugins]:
+            raise PluginError(
+                f"{owner(manager, name)} needs {_listed(missing)}, which does not run; add it, or "
+                f"do without: --plugins no:{name}"
+            )
     return manager
 
 
-def _refuse_wrapped_events(manager: PluginManager, name: str) -> None:
-    """Refuse a wrapper around a Tell: each listener is called by itself, inside of nothing."""
+def _log_change(culprit: str, words: str) -> None:
+    import structlog  # noqa: PLC0415 - not worth its import time when nothing has changed
+
+    structlog.get_logger("mlxserve.plugins").warning("hook changed", culprit=culprit, change=words)
+
+
+def _refuse_wrappers(manager: PluginManager, name: str) -> None:
+    """Refuse a wrapper around a hook: each plugin is called by itself, inside of nothing."""
     for caller in manager.get_hookcallers(manager.get_plugin(name)) or ():
-        answers = caller.spec and caller.spec.function.__annotations__.get("return")
-        wraps = any(
-            impl.wrapper or impl.hookwrapper
-            for impl in caller.get_hookimpls()
-            if impl.plugin_name == name
-        )
-        if wraps and answers is None:
-            raise PluginError(f"{owner(manager, name)} wraps {caller.name}, an event: listen to it")
+        mine = [impl for impl in caller.get_hookimpls() if impl.plugin_name == name]
+        if any(impl.wrapper or impl.hookwrapper for impl in mine):
+            raise PluginError(f"{owner(manager, name)} wraps {caller.name}: answer it instead")
 
 
 def _import(point: EntryPoint, what: str) -> Any:

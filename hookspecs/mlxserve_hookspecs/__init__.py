@@ -9,6 +9,7 @@ from mlxserve_hookspecs.caching import (
     CacheLayout,
     CacheTier,
     EvictionPolicy,
+    RemoteCacheTier,
     StateStore,
 )
 from mlxserve_hookspecs.commands import Command
@@ -38,7 +39,13 @@ from mlxserve_hookspecs.events import (
 )
 from mlxserve_hookspecs.generation import Constraint, StopCondition, StopReason
 from mlxserve_hookspecs.lifecycle import Iteration
-from mlxserve_hookspecs.markers import PROJECT, hookimpl, hookspec
+from mlxserve_hookspecs.markers import (
+    PROJECT,
+    HookChangeWarning,
+    hook_version,
+    hookimpl,
+    hookspec,
+)
 from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputParser, ReplyPart
 from mlxserve_hookspecs.models import ModelSource, Progress
 from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost, TurnCost
@@ -50,7 +57,7 @@ from mlxserve_hookspecs.requests import (
     SamplingParams,
     StopConditions,
 )
-from mlxserve_hookspecs.scheduling import Candidate, Load, SchedulingPolicy
+from mlxserve_hookspecs.scheduling import Candidate, Load, SchedulingPhase, SchedulingPolicy
 from mlxserve_hookspecs.serving import AppConfig, Route, Services
 from mlxserve_hookspecs.speculation import (
     AcceptanceRule,
@@ -61,6 +68,7 @@ from mlxserve_hookspecs.speculation import (
     HostedModel,
     ModelHost,
     Proposer,
+    TokenProposer,
     Verdict,
     Verification,
 )
@@ -100,6 +108,7 @@ __all__ = [
     "GenerationEvent",
     "GenerationRequest",
     "Group",
+    "HookChangeWarning",
     "HostedModel",
     "Identity",
     "Iteration",
@@ -124,10 +133,12 @@ __all__ = [
     "Proposer",
     "Rank",
     "RankPlan",
+    "RemoteCacheTier",
     "ReplyPart",
     "RequestError",
     "Route",
     "SamplingParams",
+    "SchedulingPhase",
     "SchedulingPolicy",
     "Services",
     "SettingError",
@@ -139,11 +150,13 @@ __all__ = [
     "StopReason",
     "TextCodec",
     "TokenLogprob",
+    "TokenProposer",
     "TurnCost",
     "Usage",
     "Verdict",
     "Verification",
     "WordFormat",
+    "hook_version",
     "hookimpl",
     "hookspec",
     "option",

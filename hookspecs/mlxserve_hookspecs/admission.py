@@ -58,7 +58,8 @@ def authenticate(credentials: Credentials) -> Identity | RequestError | None:
     **Ask.** The first plugin to answer is heard; return ``None`` to pass. With no answer at all
     everybody is welcome as nobody in particular.
 
-    Called once per HTTP request that needs it, on the event loop: must not block.
+    Called once per HTTP request that needs it, on the event loop: must not block. A plugin that
+    raises, or answers with something else, lets nobody in: the request ends with status 500.
     """
 
 
@@ -68,5 +69,6 @@ def admit(request: GenerationRequest, status: EngineStatus) -> RequestError | No
 
     **Ask.** The first refusal counts; return ``None`` to let it pass.
 
-    Called once per request, on the event loop, before it is submitted: must not block.
+    Called once per request, on the event loop, before it is submitted: must not block. A plugin
+    that raises, or answers with something else, lets the request not in (status 500).
     """

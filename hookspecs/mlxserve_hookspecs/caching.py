@@ -99,6 +99,8 @@ class Block:
 class EvictionPolicy(Protocol):
     """Says which unused blocks leave memory first. Engine thread, never waits.
 
+    Where it fails, the blocks that are found first leave first.
+
     A block is unused when the last sequence that needs it has ended; then it can be found again,
     until it gives way to one that is needed. One policy is made for each group of layers.
     """
@@ -121,7 +123,12 @@ class EvictionPolicy(Protocol):
 
 
 class CacheTier(Protocol):
-    """Keeps blocks below memory. Called on the engine thread; must not wait for I/O."""
+    """Keeps blocks below memory. Called on the engine thread; must not wait for I/O.
+
+    Where it fails nothing is found and nothing is kept: a miss, never an error of a request. That
+    is so for a call that raises or answers with something else, and for a future that fails,
+    brings something else, or is not done within 5 s.
+    """
 
     @property
     def name(self) -> str:
@@ -166,8 +173,31 @@ class CacheTier(Protocol):
         """Stop threads, release locks and files."""
 
 
+class RemoteCacheTier(CacheTier, Protocol):
+    """A tier that must ask elsewhere what it has: another process, another machine.
+
+    Everything that a ``CacheTier`` promises holds: ``lookup`` answers at once, from what is known
+    here. What this adds is the time to get to know it.
+    """
+
+    def query(self, keys: Sequence[BlockKey]) -> "Future[object] | None":
+        """Begin to find out which of ``keys`` are here; return a future that is done when known.
+
+        Asked for each request that waits, once, before ``lookup`` is first asked for it. The
+        future may bring anything: when it is done, ``lookup`` is asked and its answer counts.
+        ``None`` says that ``lookup`` can answer now. The work is done on the tier's own thread.
+
+        Only this request waits, for half a second at most: then it goes on with what ``lookup``
+        knows by then. A request that leaves cancels the future. Blocks that nobody queried may be
+        looked up too, before they are stored: a wrong 0 costs a second ``store`` of the same.
+        """
+
+
 class StateStore(Protocol):
-    """Keeps checkpoints of recurrent state. Engine thread; must not wait for I/O."""
+    """Keeps checkpoints of recurrent state. Engine thread; must not wait for I/O.
+
+    Where it fails nothing is found and nothing is kept, as with a ``CacheTier``.
+    """
 
     @property
     def name(self) -> str:
@@ -209,6 +239,7 @@ def make_state_store(layout: CacheLayout) -> StateStore | None:
     ``None`` to take no part.
 
     Called once at start, on the engine thread, after the model is loaded, if there is any state.
+    A plugin that raises here, or answers with what is no store, ends the start.
     """
 
 
@@ -220,7 +251,7 @@ def make_eviction_policy(layout: CacheLayout) -> EvictionPolicy | None:
     stays in memory when the last sequence that needs it ends.
 
     Called at start, once for each group of layers, on the engine thread, after the model is
-    loaded.
+    loaded. A plugin that raises here, or answers with what is no policy, ends the start.
     """
 
 
@@ -230,7 +261,8 @@ def make_cache_tier(layout: CacheLayout) -> CacheTier | None:
 
     **Gather.** Every plugin is asked; tiers are consulted after memory, in the order of
     ``--plugins`` and the default set, nearest first. Return ``None`` when the layout cannot be
-    kept.
+    kept. A tier that has to ask elsewhere has the ``query`` of ``RemoteCacheTier`` too.
 
-    Called once at start, on the engine thread, after the model is loaded.
+    Called once at start, on the engine thread, after the model is loaded. A plugin that raises
+    here, or answers with what is no tier, ends the start; what fails later is a miss.
     """

@@ -18,7 +18,10 @@ StopReason: TypeAlias = Literal["stop", "length"]
 
 
 class Constraint(Protocol):
-    """Allows or forbids tokens, for one choice of one request. Runs on the engine thread."""
+    """Allows or forbids tokens, for one choice of one request. Runs on the engine thread.
+
+    Where it fails its own choice ends with an error (status 500), and no other.
+    """
 
     def mask(self) -> Array | None:
         """Return booleans ``[vocab]`` of what may come next; ``None`` when anything may."""
@@ -62,7 +65,8 @@ def make_constraint(
 
     Called once per choice of a request that has one, on every rank, on one thread beside the
     engine's: it may take its time, but must not touch MLX. The request queues meanwhile, and those
-    behind it are let pass.
+    behind it are let pass. What a plugin raises otherwise, or answers that is no constraint, ends
+    the choice (status 500).
     """
 
 
@@ -87,7 +91,8 @@ def describe_markup(text: TextCodec, template: str) -> Markup | None:
     ``None`` to pass: it stays what the model library found, which is what ``text.markup`` says now.
     ``template`` is the source of the chat template; empty if there is none.
 
-    Called once, when the model is loaded, on the engine thread of every rank.
+    Called once, when the model is loaded, on the engine thread of every rank. A plugin that fails
+    here ends the start.
 
     Raises:
         SettingError: A format that the user named does not exist.
@@ -105,5 +110,7 @@ def make_output_parser(
     ``reasoning`` says that the reply begins within the model's thinking, which the prompt opened;
     ``forced`` that a constraint makes it a call: what the reply's end leaves of one is no content.
 
-    Called once per choice of a chat request, on the event loop.
+    Called once per choice of a chat request, on the event loop. A plugin that raises, or answers
+    with what is no parser, has passed; a parser that fails is not asked again, and what it has not
+    returned by then is lost, and all that follows is content.
     """

@@ -1,4 +1,7 @@
-"""Hooks that tell what happens, from before the start to after the end."""
+"""Hooks that tell what happens, from before the start to after the end.
+
+A plugin that raises in one of them is logged and counted; the others hear it all the same.
+"""
 
 from collections.abc import Mapping
 
@@ -120,5 +123,5 @@ def running_totals() -> Mapping[str, float] | None:
 
     **Gather.** Every plugin is asked; ``None`` if it counts nothing. Totals only grow.
 
-    Called whenever somebody looks, on any thread: must not block.
+    Called whenever somebody looks, on any thread: must not block. A plugin that fails is left out.
     """

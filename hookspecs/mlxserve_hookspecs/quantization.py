@@ -49,6 +49,9 @@ class KvCodec(Protocol):
 
     The core arranges, shares, moves and spills planes alike, whatever they mean. Pure: no method
     keeps an array. All run on the engine thread and build lazy graphs only.
+
+    Each layer has its own, which knows the layer and both sides from ``make_kv_codec``. Where it
+    fails, the requests of that pass end with an error (status 500), and nothing of them is kept.
     """
 
     @property
@@ -97,5 +100,7 @@ def make_kv_codec(keys: KvSide, values: KvSide) -> KvCodec | None:
 
     **Ask.** The first plugin to answer is heard; return ``None`` to leave this layer plain.
 
-    Called once per attention layer at start, on the engine thread, after the model is loaded.
+    Called once per attention layer at start, on the engine thread, after the model is loaded. A
+    plugin that raises here, or answers with what is no codec, ends the start. With a codec that
+    fails when it is tried at the start, KV stays plain.
     """

@@ -41,8 +41,9 @@ class Services:
         make_parser: Asks the plugins for the parser of one choice's text, as
             ``make_output_parser`` says, whose arguments it takes in order (``forced`` is false
             where it is left out); ``None``: all text is content.
-        hook_errors: How often a plugin raised in a hook what it should not have, by plugin and
-            hook; any thread.
+        hook_errors: How often a plugin raised in a hook what it should not have, or answered
+            against the contract, it or an object of its making, by plugin and hook; any thread.
+        hook_delays: How often others had to wait for a plugin, likewise.
         tell_adjusted: Tells the plugins of ``request_adjusted``, with its surface, field and how.
         running_totals: What the plugins have counted, by name, as ``running_totals`` says.
     """
@@ -55,6 +56,7 @@ class Services:
     cache_stats: Callable[[], "dict[str, dict[str, float]]"]
     make_parser: Callable[..., OutputParser | None]
     hook_errors: Callable[[], Mapping[tuple[str, str], int]] = dict
+    hook_delays: Callable[[], Mapping[tuple[str, str], int]] = dict
     tell_adjusted: Callable[[str, str, str], None] = lambda _surface, _field, _how: None
     running_totals: Callable[[], Mapping[str, float]] = dict
 

@@ -3,15 +3,19 @@
 The core verifies every guess, so a bad one costs time and never changes a greedy answer.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from mlxserve_hookspecs.arrays import Array
 from mlxserve_hookspecs.engine import TextCodec
 from mlxserve_hookspecs.markers import hookspec
 from mlxserve_hookspecs.requests import SamplingParams
+
+S = TypeVar("S")
+"""What a proposer keeps for a row."""
 
 
 @frozen(kw_only=True)
@@ -70,7 +74,10 @@ class DraftRoom:
 
 
 class DraftPlanner(Protocol):
-    """Decides how many draft tokens each row may have. Engine thread, once per iteration."""
+    """Decides how many draft tokens each row may have. Engine thread, once per iteration.
+
+    Where it fails nothing is drafted in this iteration.
+    """
 
     def plan(self, rows: Sequence[DraftRoom]) -> Mapping[int, int]:
         """Return draft lengths by ``uid``; 0 and left out mean none.
@@ -91,7 +98,12 @@ class DraftPlanner(Protocol):
 
 
 class Proposer(Protocol):
-    """Guesses. Called on the engine thread, once per iteration."""
+    """Guesses. Called on the engine thread, once per iteration. See ``TokenProposer``, too.
+
+    Where it fails it has no draft in this iteration, and the next proposer is asked. So it is for
+    a call that raises, and for an answer with a draft that is too long, not of this vocabulary,
+    or for a row that was not in the batch.
+    """
 
     def wants(self, batch: Sequence[DraftRequest]) -> Collection[int]:
         """Return the ``uid`` of rows for which there may be a guess; the others are not planned.
@@ -108,6 +120,50 @@ class Proposer(Protocol):
 
     def finished(self, uids: Sequence[int]) -> None:
         """Forget what is kept for these sequences."""
+
+
+@define(eq=False)
+class TokenProposer(ABC, Generic[S]):
+    """A ``Proposer`` of two methods: what is kept for a row, and which tokens come next.
+
+    For deterministic guesses, row by row. A proposer that guesses for all rows at once, or with
+    probabilities, has the three methods of ``Proposer`` itself.
+    """
+
+    _kept: dict[int, S | None] = field(factory=dict, init=False, repr=False)
+
+    @abstractmethod
+    def begin(self, row: DraftRequest) -> S | None:
+        """Return what is kept for a row as long as it lives; ``None``: nothing is guessed for it.
+
+        Called once per row, perhaps while its last token is still in flight: must be quick.
+        """
+
+    @abstractmethod
+    def guess(self, kept: S, row: DraftRequest) -> Sequence[int]:
+        """Return up to ``row.room`` tokens that will come next, in order; none if nobody knows."""
+
+    def wants(self, batch: Sequence[DraftRequest]) -> Collection[int]:
+        """Return the rows for which something is kept."""
+        for row in batch:
+            if row.uid not in self._kept:
+                self._kept[row.uid] = self.begin(row)
+        return [row.uid for row in batch if self._kept[row.uid] is not None]
+
+    def propose(self, batch: Sequence[DraftRequest]) -> Mapping[int, Draft]:
+        """Return the guesses, where there are any."""
+        self.wants(batch)  # a row may be new here too
+        drafts = {}
+        for row in batch:
+            kept = self._kept[row.uid]
+            if kept is not None and (tokens := self.guess(kept, row)):
+                drafts[row.uid] = Draft(tuple(tokens))
+        return drafts
+
+    def finished(self, uids: Sequence[int]) -> None:
+        """Forget what was kept for them."""
+        for uid in uids:
+            self._kept.pop(uid, None)
 
 
 class HostedModel(Protocol):
@@ -177,6 +233,8 @@ class AcceptanceRule(Protocol):
     lossless rule, the drafts of a deterministic proposer: the token is drawn as without
     speculation, and a draft stays if it is that token. That is rejection sampling for a
     deterministic draft (Leviathan et al. 2023), and a seed gives the tokens it gives without.
+
+    Where it fails no draft of the rows that it decides for is kept in this pass.
     """
 
     @property
@@ -197,7 +255,8 @@ def make_proposer(vocab_size: int, host: ModelHost) -> Proposer | None:
     **Gather.** Every plugin is asked; ``None`` adds none. A row's draft is that of the first
     proposer that has one, in the order of the plugins.
 
-    Called once at start, on the engine thread, after the model is loaded.
+    Called once at start, on the engine thread, after the model is loaded. A plugin that raises
+    here, or answers with what is no proposer, ends the start.
     """
 
 
@@ -208,7 +267,8 @@ def make_draft_planner() -> DraftPlanner | None:
     **Ask.** The first plugin to answer is heard; return ``None`` to pass. Without any, nothing is
     drafted.
 
-    Called once at start, on the engine thread, if there is a proposer.
+    Called once at start, on the engine thread, if there is a proposer. A plugin that raises here,
+    or answers with something else, ends the start.
     """
 
 
@@ -218,7 +278,8 @@ def make_acceptance_rule() -> AcceptanceRule | None:
 
     **Ask.** The first plugin to answer is heard; return ``None`` to pass.
 
-    Called once at start, on the engine thread, if there is a proposer.
+    Called once at start, on the engine thread, if there is a proposer. A plugin that raises here,
+    or answers with something else, ends the start.
     """
 
 

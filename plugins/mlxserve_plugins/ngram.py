@@ -1,12 +1,19 @@
 """Guess what followed the same few tokens the last time: fast copies, without a second model."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import define, field, frozen
 from attrs.validators import ge
 
-from mlxserve_hookspecs import Draft, DraftRequest, Proposer, SettingError, hookimpl, option
+from mlxserve_hookspecs import (
+    DraftRequest,
+    Proposer,
+    SettingError,
+    TokenProposer,
+    hookimpl,
+    option,
+)
 
 CATCH_UP: Final = 4096
 """Tokens indexed per call and sequence: a long prompt must not hold up the others' next token."""
@@ -43,7 +50,7 @@ class Ngram:
 
 
 @define(eq=False)
-class NgramProposer:
+class NgramProposer(TokenProposer["NgramIndex"]):
     """Keeps one index per sequence, which grows with it.
 
     Attributes:
@@ -53,32 +60,16 @@ class NgramProposer:
 
     options: NgramOptions
     vocab: int
-    _indexes: dict[int, "NgramIndex"] = field(factory=dict)
 
-    def wants(self, batch: Sequence[DraftRequest]) -> Collection[int]:
+    def begin(self, row: DraftRequest) -> "NgramIndex":
         """Want every row: whether its next token was seen before shows when it is there."""
-        return [row.uid for row in batch]
-
-    def propose(self, batch: Sequence[DraftRequest]) -> Mapping[int, Draft]:
-        """Return what followed each row's last tokens, where they were seen before."""
-        drafts = {}
-        for row in batch:
-            index = self._indexes.get(row.uid)
-            if index is None:
-                first = 0 if self.options.prompt_lookup else row.prompt_tokens
-                index = self._indexes[row.uid] = self._index(first)
-            index.extend(row.tokens, CATCH_UP)
-            if tokens := index.followers(row.tokens, row.room):
-                drafts[row.uid] = Draft(tokens)
-        return drafts
-
-    def finished(self, uids: Sequence[int]) -> None:
-        """Forget their indexes."""
-        for uid in uids:
-            self._indexes.pop(uid, None)
-
-    def _index(self, first: int) -> "NgramIndex":
+        first = 0 if self.options.prompt_lookup else row.prompt_tokens
         return NgramIndex(self.options.shortest, self.options.longest, self.vocab, first)
+
+    def guess(self, kept: "NgramIndex", row: DraftRequest) -> Sequence[int]:
+        """Return what followed the row's last tokens, where they were seen before."""
+        kept.extend(row.tokens, CATCH_UP)
+        return kept.followers(row.tokens, row.room)
 
 
 @define(eq=False)

@@ -1,12 +1,12 @@
 """Guess what the client predicts: OpenAI's predicted outputs, for edits of known text."""
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import define, field
 
-from mlxserve_hookspecs import Draft, DraftRequest, Proposer, hookimpl
+from mlxserve_hookspecs import DraftRequest, Proposer, TokenProposer, hookimpl
 
 NEAR: Final = 32
 """How far ahead a single token is looked for after the reply left the prediction: an edit."""
@@ -26,7 +26,7 @@ class Prediction:
 
 
 @define(eq=False)
-class PredictionProposer:
+class PredictionProposer(TokenProposer["Trail"]):
     """Follows each reply through its prediction.
 
     Attributes:
@@ -36,30 +36,15 @@ class PredictionProposer:
 
     vocab: int
     on_request: bool = field(default=True, init=False)
-    _trails: dict[int, "Trail"] = field(factory=dict)
 
-    def wants(self, batch: Sequence[DraftRequest]) -> Collection[int]:
+    def begin(self, row: DraftRequest) -> "Trail | None":
         """Want rows whose client predicted something."""
-        return [row.uid for row in batch if row.prediction]
+        return Trail(row.prediction, row.prompt_tokens) if row.prediction else None
 
-    def propose(self, batch: Sequence[DraftRequest]) -> Mapping[int, Draft]:
-        """Return the prediction from where each reply is in it."""
-        drafts = {}
-        for row in batch:
-            if not row.prediction:
-                continue
-            trail = self._trails.get(row.uid)
-            if trail is None:
-                trail = self._trails[row.uid] = Trail(row.prediction, row.prompt_tokens)
-            trail.follow(row.tokens)
-            if tokens := trail.ahead(row.room):
-                drafts[row.uid] = Draft(tokens)
-        return drafts
-
-    def finished(self, uids: Sequence[int]) -> None:
-        """Forget where they were."""
-        for uid in uids:
-            self._trails.pop(uid, None)
+    def guess(self, kept: "Trail", row: DraftRequest) -> Sequence[int]:
+        """Return the prediction from where the reply is in it."""
+        kept.follow(row.tokens)
+        return kept.ahead(row.room)
 
 
 @define(eq=False)

@@ -6,7 +6,8 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from mlxserve.hooks import PluginCrashError, ask, failures, gather, tell
+from mlxserve.door import PluginCrashError
+from mlxserve.hooks import ask, failures, gather, tell
 from mlxserve.loading import register
 from mlxserve_hookspecs import (
     Credentials,

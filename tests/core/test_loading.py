@@ -3,9 +3,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from mlxserve.loading import register
-from mlxserve_hookspecs import PluginError, hookimpl
+from mlxserve_hookspecs import PluginError, hook_version, hookimpl, hookspec
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -27,7 +28,7 @@ def test_stranger_replaces_a_built_in(world: "World") -> None:
     assert found.load("fcfs") is Strange
     assert found.load("other") is Built
     assert found.replaced == {"fcfs"}
-    assert found.distributions == {"fcfs": "mlxserve-strange", "other": "mlxserve"}
+    assert found.distributions == {"fcfs": "mlxserve-strange 1.5", "other": "mlxserve 1.5"}
 
 
 def test_order_of_installation_does_not_matter(world: "World") -> None:
@@ -118,7 +119,7 @@ def test_unknown_argument_is_refused_with_its_plugin() -> None:
         register({"stray": Stray()}, {"stray": "strays"})
 
 
-def test_wrapper_of_an_event_is_refused_and_of_a_question_is_heard() -> None:
+def test_wrapper_of_a_hook_is_refused() -> None:
     class WrapsEvent:
         @hookimpl(wrapper=True)
         def preparing(self) -> Iterator[None]:
@@ -129,6 +130,64 @@ def test_wrapper_of_an_event_is_refused_and_of_a_question_is_heard() -> None:
         def admit(self) -> Iterator[None]:
             yield
 
-    with pytest.raises(PluginError, match=r"plugin 'w' \(wraps\) wraps preparing, an event"):
+    with pytest.raises(PluginError, match=r"plugin 'w' \(wraps\) wraps preparing: answer it"):
         register({"w": WrapsEvent()}, {"w": "wraps"})
-    assert register({"w": WrapsQuestion()}).has_plugin("w")
+    with pytest.raises(PluginError, match=r"plugin 'w' \(wraps\) wraps admit: answer it"):
+        register({"w": WrapsQuestion()}, {"w": "wraps"})
+
+
+def test_plugin_that_needs_another_says_so_at_the_start_and_runs_beside_it() -> None:
+    class Needy:
+        requires = ("built", "missing")
+
+    with pytest.raises(PluginError, match=r"plugin 'needy' \(d 1\) needs missing, which does not"):
+        register({"built": Built(), "needy": Needy()}, {"needy": "d 1"})
+    both = {"needy": Needy(), "built": Built(), "missing": Built()}
+    assert register(both).has_plugin("needy")
+
+
+class Changing:
+    """A family of hooks: one was changed, one has lost an argument, one is as it was."""
+
+    @staticmethod
+    @hookspec(version=3, changed="return a list from 2.0 on")
+    def changed(one: int) -> None: ...
+
+    @staticmethod
+    @hookspec(version=2, changed_arguments={"old": "gone in 2.0: take `new`"})
+    def narrowed(old: int, new: int) -> None: ...
+
+    @staticmethod
+    @hookspec
+    def same(one: int) -> None: ...
+
+
+class Written:
+    """A plugin from before the changes."""
+
+    @hookimpl
+    def changed(self, one: int) -> None: ...
+
+    @hookimpl
+    def narrowed(self, old: int) -> None: ...
+
+    @hookimpl
+    def same(self, one: int) -> None: ...
+
+
+class Rewritten:
+    @hookimpl
+    def narrowed(self, new: int) -> None: ...
+
+
+def test_plugin_that_implements_a_changed_hook_is_named_and_others_are_not() -> None:
+    with capture_logs() as logs:
+        plugins = {"old": Written(), "new": Rewritten()}
+        register(plugins, {"old": "mlxserve-old 1.2"}, specs=[Changing])
+    assert {log["culprit"] for log in logs} == {"plugin 'old' (mlxserve-old 1.2)"}
+    assert sorted(log["change"] for log in logs) == [
+        "changed (version 3): return a list from 2.0 on",
+        "narrowed (version 2): gone in 2.0: take `new`",
+    ]
+    versions = [hook_version(hook) for hook in (Changing.changed, Changing.same)]
+    assert versions == [3, 1]

@@ -17,6 +17,7 @@ from mlxserve.cache.build import make_cache
 from mlxserve.engine.build import codec_maker, make_speculator, pool_limits
 from mlxserve.engine.engine import Engine
 from mlxserve.engine.scheduler import Capacity, Scheduler
+from mlxserve.hooks import ask, failures
 from mlxserve.inbox import Cancel, Inbox, Submit
 from mlxserve.loading import register
 from mlxserve_hookspecs import (
@@ -27,6 +28,7 @@ from mlxserve_hookspecs import (
     SchedulingPolicy,
     StopConditions,
     TextCodec,
+    scheduling,
 )
 from mlxserve_hookspecs.verdicts import Verdicts
 from mlxserve_plugins.fcfs import FcfsPolicy
@@ -193,6 +195,7 @@ def bench(
         compiled=compiled,
         memory=proofs_of(model),
     )
+    chosen = policy or ask(manager, scheduling.make_policy)() or FcfsPolicy()
     inbox, replies = Inbox(), Replies()
     cache = make_cache(manager, plan, identity, limits.block_size, limits.blocks, wake=inbox.wake)
     engine = Engine(
@@ -200,13 +203,18 @@ def bench(
         inbox=inbox,
         outbox=replies,
         text=text or Letters(),
-        scheduler=Scheduler(plan.store, policy or FcfsPolicy(), limits, cache),
+        scheduler=Scheduler(plan.store, chosen, limits, cache),
         prefiller=Prefiller(plan.store),
         decoder=Decoder(plan.store, vocab),
         speculator=make_speculator(manager, plan.store, vocab, host or NoHost()),
         embedder=Embedder(model),
     )
     return Bench(engine, inbox, replies)
+
+
+def failures_of(it: Bench) -> Mapping[tuple[str, str], int]:
+    """Return how often each plugin failed, by plugin and hook."""
+    return failures(it.engine.plugins)
 
 
 def request(

@@ -16,7 +16,7 @@ from mlxserve_hookspecs import AcceptanceRule, Array, Draft, DraftRequest, Verif
 from mlxserve_plugins.ngram import Ngram, NgramOptions
 from mlxserve_plugins.spec_decode.rules import RejectionRule, ThresholdRule
 
-from .harness import bench, request
+from .harness import bench, failures_of, request
 from .speculating import Rule, Scripted, always
 
 VOCAB = 16
@@ -84,7 +84,7 @@ def sampled(temperature: float, *plugins: object, replies: int = REPLIES) -> Cou
         sampling = {"temperature": temperature, "seed": 1000 + n}
         it.submit(request(str(n), (3, 5, n % VOCAB), REPLY, sampling=sampling, choices=4))
     it.run(10**5)
-    assert it.engine.speculator.errors == 0
+    assert not failures_of(it)
     counts: Counts = {}
     for n, choice in product(range(replies // 4), range(4)):
         tokens = (5, n % VOCAB, *it.replies.tokens(str(n), choice))

@@ -69,6 +69,27 @@ def test_whoever_asks_the_core_looks_at_the_request(tokens: tuple[int, ...]) -> 
     others_are_well(it, "20")
 
 
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        ("logit_bias", {"sampling": {"logit_bias": {999: 1.0}}}),
+        ("prediction", {"prediction": (1, 999)}),
+        ("prediction", {"prediction": ("one",)}),
+        ("logprobs", {"logprobs": 257}),
+        ("prompt_logprobs", {"prompt_logprobs": -1}),
+    ],
+    ids=["a bias", "a prediction", "a prediction of words", "too many", "less than none"],
+)
+def test_the_core_looks_at_all_that_names_tokens(param: str, changes: dict[str, Any]) -> None:
+    it = bench(model())
+    it.submit(request("20", prompt(20)))
+    it.submit(request("bad", prompt(5), **changes))
+    it.run()
+    error = it.replies.finish("bad").error
+    assert (error.status, error.param) == (400, param)
+    others_are_well(it, "20")
+
+
 class Stingy(FcfsPolicy):
     """Lets no prompt be run."""
 

@@ -14,7 +14,7 @@ from mlxserve_plugins.prediction import Prediction
 from mlxserve_plugins.prefix_cache import PrefixCache
 from mlxserve_plugins.sequence_cache import SequenceCache, SequenceCacheOptions
 
-from .harness import Bench, bench, prompt, request
+from .harness import Bench, bench, failures_of, prompt, request
 from .speculating import Scripted, Turns, always, oracle
 from .test_lifecycle import Censor
 from .tiny import ARCHITECTURES, tiny_model
@@ -101,7 +101,7 @@ def test_greedy_tokens_are_those_without_drafts_cold_warm_and_in_a_batch(
     for length in LENGTHS:
         assert tuple(it.replies.tokens(str(length))) == plain(name, bits, length), length
         accepted += it.replies.finish(str(length)).usage.accepted_draft_tokens
-    assert it.engine.speculator.errors == 0
+    assert not failures_of(it)
     if kind != "ngram":
         assert accepted >= len(LENGTHS) * 3
     assert it.replies.finish("90").usage.cached_tokens > 0
@@ -280,7 +280,7 @@ def test_garbage_is_dropped_and_counted_and_the_rows_go_on() -> None:
     for length in LENGTHS[:6]:
         assert tuple(it.replies.tokens(str(length))) == plain("llama", 16, length)
         assert it.replies.finish(str(length)).usage.rejected_draft_tokens == 0
-    assert it.engine.status().counters["draft_errors"] >= 6
+    assert failures_of(it)["plugin-1", "make_proposer"] > 0
 
 
 class Broken(Scripted):
@@ -304,7 +304,7 @@ def test_a_proposer_that_raises_is_counted_and_the_next_one_is_heard(
     for length in LENGTHS[:3]:
         assert tuple(it.replies.tokens(str(length))) == plain("llama", 16, length)
         assert it.replies.finish(str(length)).usage.accepted_draft_tokens >= 8
-    assert it.engine.speculator.errors > 3
+    assert failures_of(it)["plugin-1", "make_proposer"] > 3
     assert sorted(good.gone) == [0, 1, 2]
 
 
@@ -342,7 +342,7 @@ def test_a_failing_planner_costs_the_drafts_and_nothing_else() -> None:
     it.submit(request("33", text(33), TOKENS))
     it.run()
     assert tuple(it.replies.tokens("33")) == plain("llama", 16, 33)
-    assert it.engine.speculator.errors > 0
+    assert failures_of(it)["plugin-0", "make_draft_planner"] > 0
 
 
 def test_when_kv_runs_out_under_drafts_everybody_still_gets_their_tokens() -> None:

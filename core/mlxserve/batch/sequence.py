@@ -1,8 +1,12 @@
 """One choice of one request, from the queue to its last token."""
 
+import time
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from concurrent.futures import Future
 from enum import Enum, auto
+from math import inf
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
@@ -18,6 +22,7 @@ from mlxserve_hookspecs import (
     Candidate,
     Constraint,
     GenerationRequest,
+    SchedulingPhase,
     StopCondition,
     TextCodec,
     TokenLogprob,
@@ -48,6 +53,7 @@ class Restore:
         state: The recurrent state after the last of them, for a model that has any.
         holder: Who had the state.
         seen: The cache's generation when this was looked up.
+        until: Monotonic seconds after which what is not loaded is given up.
     """
 
     blocks: int
@@ -57,17 +63,41 @@ class Restore:
     state: "Future[tuple[Array | bytes, ...] | None] | None" = None
     holder: str = ""
     seen: int = 0
+    until: float = inf
 
     @property
     def done(self) -> bool:
-        """Whether everything is loaded."""
-        state_done = self.state is None or self.state.done()
-        return state_done and all(part.blocks.done() for part in self.parts)
+        """Whether everything is loaded, or given up."""
+        return self.until < time.monotonic() or all(future.done() for future in self.futures)
+
+    @property
+    def futures(self) -> "list[Future[Any]]":
+        """What is to come."""
+        state = [] if self.state is None else [self.state]
+        return [*(part.blocks for part in self.parts), *state]
 
     @property
     def pinned(self) -> int:
         """Blocks of the first group that are in memory."""
         return sum(n != SCRATCH for n in self.numbers[0]) if self.numbers else 0
+
+
+@frozen(eq=False)
+class Inquiry:
+    """Tiers that find out what they have of a sequence's prefix.
+
+    Attributes:
+        answers: Done when they know.
+        until: Monotonic seconds after which what they know is taken for all.
+    """
+
+    answers: "tuple[Future[object], ...]"
+    until: float
+
+    @property
+    def done(self) -> bool:
+        """Whether they know, or are not waited for."""
+        return self.until < time.monotonic() or all(future.done() for future in self.answers)
 
 
 @frozen
@@ -87,6 +117,15 @@ class Phase(Enum):
     DECODING = auto()
     DRAINING = auto()
     FINISHED = auto()
+
+
+PHASES: Final[Mapping[Phase, SchedulingPhase]] = {
+    Phase.WAITING: "waiting",
+    Phase.PREFILLING: "prefilling",
+    Phase.READY: "ready",
+    Phase.DECODING: "decoding",
+}
+"""Those in which a scheduling policy sees it."""
 
 
 @define(eq=False)
@@ -112,6 +151,7 @@ class Sequence:
         cached: Prompt tokens that came from each cache tier.
         chain: Keys of the full blocks of its tokens.
         kept: Blocks that the cache tiers were offered.
+        inquiry: What tiers find out about its prefix.
         restore: Cached blocks on their way to it.
         queued: What a scheduling policy sees of it while it waits.
         behind: Whose prefill of a shared prefix it waits for.
@@ -141,6 +181,7 @@ class Sequence:
     cached: dict[str, int] = field(factory=dict)
     chain: list[BlockKey] = field(factory=list)
     kept: int = 0
+    inquiry: Inquiry | None = None
     restore: Restore | None = None
     queued: Candidate | None = None
     behind: "Sequence | None" = None
@@ -210,16 +251,31 @@ class Sequence:
 
     def candidate(self) -> Candidate:
         """Return what a scheduling policy sees."""
+        found = 0 if self.restore is None else self.restore.blocks
         return Candidate(
-            id=str(self.uid),
+            id=self.request.id,
+            uid=self.uid,
+            phase=PHASES[self.phase],
             priority=self.request.priority,
             tenant=self.request.tenant,
             arrived=self.arrived,
+            deadline=self.deadline,
             prompt_tokens=self.prompt_tokens,
             remaining_prefill=self.remaining_prefill,
+            cached_tokens=len(self.chain[0].tokens) * found if found else self.held,
+            cached_key=self.chain[found - 1].hash if found else None,
             generated=self.generated,
             preempted=self.preempted,
         )
+
+    @property
+    def deadline(self) -> float | None:
+        """Monotonic seconds at which it ends if it has not got on; ``None`` without a limit."""
+        request = self.request
+        limits = [request.request_timeout]
+        if self.first_token_at is None:
+            limits.append(request.first_token_timeout)
+        return min((self.arrived + s for s in limits if s is not None), default=None)
 
     def sampled_row(self, draft: Items[int] = ()) -> SampledRow:
         """Return what sampling sees after ``draft``; only penalties look at the tokens."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence as Items
 from typing import Any
 
 import mlx.core as mx
-import structlog
 from attrs import define, frozen
 
 from mlxserve.batch.decoder import EMPTY, Read
@@ -27,7 +26,6 @@ from mlxserve_hookspecs import (
     Verification,
 )
 
-log = structlog.get_logger("mlxserve.speculation")
 ACCEPTING = 1 << 30
 """Added to a position for the numbers that accept or refuse drafts: never those that draw."""
 
@@ -91,7 +89,6 @@ class Speculator:
         proposers: Guess; the first that has a draft for a row is heard.
         planner: Says how far each row may be guessed ahead.
         rule: Accepts where rows sample; ``None`` is by match.
-        errors: Calls that raised and drafts that were not drafts.
     """
 
     store: RowStore
@@ -100,7 +97,6 @@ class Speculator:
     planner: DraftPlanner | None = None
     rule: AcceptanceRule | None = None
     agreement: Agreement = ALONE
-    errors: int = 0
 
     def plan(self, decoding: Items[Sequence]) -> Mapping[int, int]:
         """Return draft lengths by uid; empty when nobody is to draft now."""
@@ -113,31 +109,22 @@ class Speculator:
         rooms = [
             DraftRoom(uid=s.uid, most=s.to_launch - 1 if s.uid in wanted else 0) for s in decoding
         ]
-        try:
-            planned = self.planner.plan(rooms)
-            lengths = [planned.get(s.uid, 0) if s.uid in wanted else 0 for s in decoding]
-        except Exception:
-            self._failed("the planner failed")
-            lengths = [0] * len(decoding)
+        planned = self.planner.plan(rooms)
+        lengths = [planned.get(s.uid, 0) if s.uid in wanted else 0 for s in decoding]
         # Each rank measures for itself; they draft what all of them find worth while.
         agreed = self.agreement.least(lengths)
         return {s.uid: k for s, k in zip(decoding, agreed, strict=True) if k > 0}
 
     def propose(self, decoding: Items[Sequence], planned: Mapping[int, int]) -> dict[int, Draft]:
-        """Return the drafts, checked: a bad one is dropped and counted."""
+        """Return the drafts: for each row that of the first proposer that has one."""
         asked = [s for s in decoding if planned.get(s.uid) and s.to_launch > 1]
         left = {s.uid: _request(s, min(planned[s.uid], s.to_launch - 1)) for s in asked}
         drafts: dict[int, Draft] = {}
         for proposer in self.proposers:
             if not left:
                 break
-            try:
-                found = dict(proposer.propose(list(left.values())))
-            except Exception:
-                self._failed("a proposer failed")
-                continue
-            for uid, draft in found.items():
-                if self._is_draft(draft, left.get(uid)):
+            for uid, draft in proposer.propose(list(left.values())).items():
+                if draft.tokens:
                     drafts[uid] = draft
                     del left[uid]
         return self._agreed([s.uid for s in asked], drafts, max(planned.values()))
@@ -155,13 +142,7 @@ class Speculator:
         }
 
     def _interest(self, asked: Items[DraftRequest]) -> set[int]:
-        wanted: set[int] = set()
-        for proposer in self.proposers:
-            try:
-                wanted.update(proposer.wants(asked))
-            except Exception:
-                self._failed("a proposer failed to say what it wants")
-        return wanted
+        return {uid for proposer in self.proposers for uid in proposer.wants(asked)}
 
     def width(self, drafts: Mapping[int, Draft]) -> int:
         """Return how many tokens a row a pass over ``drafts`` has."""
@@ -196,21 +177,14 @@ class Speculator:
 
     def learn(self, verdicts: Items[Verdict], seconds: float) -> None:
         """Tell the planner how a pass went."""
-        if self.planner is None:
-            return
-        try:
+        if self.planner is not None:
             self.planner.learn(verdicts, seconds)
-        except Exception:
-            self._failed("the planner failed to learn")
 
     def forget(self, uids: Items[int]) -> None:
         """Let proposer and planner drop what they know of finished sequences."""
         for who in (*self.proposers, self.planner):
-            try:
-                if who is not None:
-                    who.finished(uids)
-            except Exception:
-                self._failed("a proposer failed to forget")
+            if who is not None:
+                who.finished(uids)
 
     def _accept(
         self,
@@ -253,22 +227,6 @@ class Speculator:
             mx.where(by_rule[:, None], token[:, None], following),
         )
 
-    def _is_draft(self, draft: Draft, request: DraftRequest | None) -> bool:
-        """Return whether there is something to verify; garbage is counted, nothing is not."""
-        if isinstance(draft, Draft) and not draft.tokens:
-            return False
-        if request is not None and _is_sound(draft, request.room, self.vocab):
-            return True
-        self.errors += 1
-        uid = None if request is None else request.uid
-        log.warning("a draft was dropped: too long, or not of this vocabulary", uid=uid)
-        return False
-
-    def _failed(self, what: str) -> None:
-        self.errors += 1
-        if self.errors & (self.errors - 1) == 0:  # who fails once an iteration fills no disk
-            log.exception(what, errors=self.errors)
-
 
 def constrain(sequence: Sequence, draft: Draft) -> Draft:
     """Put the constraint's mask at each position into ``sequence``; cut the draft to fit them.
@@ -307,15 +265,6 @@ def _request(sequence: Sequence, room: int) -> DraftRequest:
         sampling=sequence.request.sampling,
         prediction=sequence.request.prediction,
     )
-
-
-def _is_sound(draft: object, room: int, vocab: int) -> bool:
-    if not isinstance(draft, Draft) or not 0 < len(draft.tokens) <= room:
-        return False
-    if not all(isinstance(t, int) and 0 <= t < vocab for t in draft.tokens):
-        return False
-    held = draft.probabilities
-    return held is None or tuple(held.shape) == (len(draft.tokens), vocab)
 
 
 def _sampled_rows(

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Items
 from typing import Any, Final
 
 import mlx.core as mx
-from attrs import define, field
+from attrs import define, evolve, field
 
 from mlxserve.batch.sequence import Checkpoint, Phase, Sequence
 from mlxserve.cache.chain import common, extend, root
@@ -106,15 +106,36 @@ class BlockCache:
                 restore.seen = self.generation
                 return bool(done)
             restorer.forget(sequence)
+        if not self._inquired(sequence, keys):
+            return False
         restore = sequence.restore = restorer.find(keys, self.generation)
         return bool(restorer.agreed(int(restore.done))[0])
 
+    def _inquired(self, sequence: Sequence, keys: Items[BlockKey]) -> bool:
+        """Return whether tiers know by now what they have of ``keys``; ask them once."""
+        inquiry = sequence.inquiry
+        if inquiry is None:
+            inquiry = sequence.inquiry = self.restorer.inquire(keys)
+        if not self.restorer.agreed(int(inquiry.done))[0]:
+            return False
+        for answer in inquiry.answers:
+            answer.result(0)  # whoever failed is named for it
+        sequence.inquiry = evolve(inquiry, answers=())
+        return True
+
+    def _close(self, sequence: Sequence) -> None:
+        inquiry, sequence.inquiry = sequence.inquiry, None
+        for answer in inquiry.answers if inquiry is not None else ():
+            answer.cancel()
+
     def fill(self, sequence: Sequence) -> None:
         """Put what was found into a sequence's new row."""
+        self._close(sequence)
         self.restorer.fill(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """Let go of what was looked up for a sequence that leaves the queue."""
+        self._close(sequence)
         self.restorer.forget(sequence)
 
     def _usable(self, sequence: Sequence) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from pluggy import PluginManager
 
@@ -14,7 +15,7 @@ from mlxserve.hooks import ask, gather
 from mlxserve.pool.pool import Pool
 from mlxserve.pool.transfer import NAMES, Transfer
 from mlxserve.ranks.agreement import ALONE, Agreement
-from mlxserve_hookspecs import CacheLayout, caching
+from mlxserve_hookspecs import CacheLayout, RemoteCacheTier, caching
 
 LAYOUT_VERSION = 2
 """Part of every namespace: raise it when blocks change their meaning."""
@@ -70,7 +71,8 @@ def _restorer(
     memory = _memory(plugins, pool, layout)
     tiers = gather(plugins, caching.make_cache_tier)(layout=layout) if layout.arrays else []
     states = gather(plugins, caching.make_state_store)(layout=layout) if layout.state else []
-    return Restorer(pool, transfer, layout, memory, tiers, states)
+    # The door gives each tier the `query` that it may lack.
+    return Restorer(pool, transfer, layout, memory, cast(list[RemoteCacheTier], tiers), states)
 
 
 def _memory(plugins: PluginManager, pool: Pool, layout: CacheLayout) -> str:

@@ -1,5 +1,6 @@
 """From cached blocks to a row: find the longest run, load it, write it; alike on all ranks."""
 
+import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from typing import Any
@@ -8,16 +9,19 @@ import mlx.core as mx
 import structlog
 from attrs import define, field
 
-from mlxserve.batch.sequence import Part, Restore, Sequence
+from mlxserve.batch.sequence import Inquiry, Part, Restore, Sequence
 from mlxserve.cache.finding import Place, cut, locate, longest, runs
 from mlxserve.pool.blocks import SCRATCH
 from mlxserve.pool.pool import Pool
 from mlxserve.pool.table import Row
 from mlxserve.pool.transfer import Transfer, bytes_array
 from mlxserve.ranks.agreement import ALONE, Agreement
-from mlxserve_hookspecs import BlockKey, CacheLayout, CacheTier, StateStore
+from mlxserve_hookspecs import BlockKey, CacheLayout, RemoteCacheTier, StateStore
 
 log = structlog.get_logger("mlxserve.cache")
+
+QUERY_WAIT, LOAD_WAIT = 0.5, 5.0
+"""Seconds that a request waits for a tier to find out what it has, and for what it loads."""
 
 
 @define(eq=False)
@@ -41,7 +45,7 @@ class Restorer:
     transfer: Transfer
     layout: CacheLayout
     memory: str
-    tiers: Items[CacheTier] = ()
+    tiers: Items[RemoteCacheTier] = ()
     states: Items[StateStore] = ()
     agreement: Agreement = ALONE
     arrived: Callable[[object], None] = lambda _future: None
@@ -60,6 +64,14 @@ class Restorer:
         return self.agreement.least(values) if self._may_differ else list(values)
 
     # -- look up -------------------------------------------------------------------------------
+
+    def inquire(self, keys: Items[BlockKey]) -> Inquiry:
+        """Let tiers find out what they have of ``keys``."""
+        asked = [tier.query(keys) for tier in self.tiers] if keys else []
+        answers = tuple(answer for answer in asked if answer is not None)
+        for answer in answers:
+            answer.add_done_callback(self.arrived)
+        return Inquiry(answers, time.monotonic() + QUERY_WAIT)
 
     def reach(self, keys: Items[BlockKey]) -> int:
         """Return how many blocks could be restored now."""
@@ -86,12 +98,12 @@ class Restorer:
         numbers, first = cut(self.pool, place, blocks)
         parts = []
         for tier, begin, count in runs(place, blocks, self.pool) if self.layout.arrays else ():
-            part = Part(tier.name, begin, count, tier.fetch(keys[begin : begin + count]))
-            part.blocks.add_done_callback(self.arrived)
-            parts.append(part)
-        if state is not None:
-            state.add_done_callback(self.arrived)
-        return Restore(blocks, numbers, first, tuple(parts), state, name, generation)
+            parts.append(Part(tier.name, begin, count, tier.fetch(keys[begin : begin + count])))
+        until = time.monotonic() + LOAD_WAIT
+        found = Restore(blocks, numbers, first, tuple(parts), state, name, generation, until)
+        for future in found.futures:
+            future.add_done_callback(self.arrived)
+        return found
 
     def _state_at(self, keys: Items[BlockKey]) -> tuple[int, StateStore | None]:
         """Return the longest prefix whose state is kept, and by whom."""
@@ -106,10 +118,8 @@ class Restorer:
         restore, sequence.restore = sequence.restore, None
         if restore is None:
             return
-        for part in restore.parts:
-            part.blocks.cancel()
-        if restore.state is not None:
-            restore.state.cancel()
+        for future in restore.futures:
+            future.cancel()
         self._unpin(restore.numbers)
 
     def _unpin(self, numbers: Items[Items[int]]) -> None:
@@ -128,7 +138,9 @@ class Restorer:
         self.queried_tokens += len(sequence.tokens)
         loaded, found = self._loaded(restore, sequence.chain)
         count = self._intact(restore, loaded)
-        state = None if restore.state is None else restore.state.result()
+        state = None if restore.state is None else restore.state.result(0)
+        for future in restore.futures:
+            future.cancel()  # of use to those that are given up
         if self.layout.state and (state is None or count < restore.blocks):
             count = 0  # state without its KV, or KV without its state, is of no use
         count = self.agreed(count)[0]
@@ -149,7 +161,7 @@ class Restorer:
         into: dict[int, tuple[bytes, ...]] = {}
         found: dict[str, int] = {}
         for part in restore.parts:
-            for at, block in enumerate(part.blocks.result(), part.first):
+            for at, block in enumerate(part.blocks.result(0), part.first):
                 if block.key != chain[at] or not self.transfer.fits(block.arrays):
                     self.failures += 1
                     log.error("a tier returned another block than it was asked for")

@@ -16,7 +16,8 @@ from mlxserve.cli.resolution import resolve
 from mlxserve.cli.selection import Selection, select
 from mlxserve.cli.show import config_json, config_text, plugin_rows, plugins_text, to_json
 from mlxserve.cli.strays import refuse_strays, stray_variables
-from mlxserve.hooks import PluginCrashError, gather
+from mlxserve.door import PluginCrashError
+from mlxserve.hooks import gather
 from mlxserve.loading import Installed, installed
 from mlxserve.resolved import Resolved
 from mlxserve.settings import near

@@ -5,7 +5,7 @@ from typing import Any
 
 from mlxserve.cli.selection import CORE, Selection, select
 from mlxserve.cli.strays import refuse_strays
-from mlxserve.hooks import PluginCrashError
+from mlxserve.door import PluginCrashError
 from mlxserve.loading import Installed, register
 from mlxserve.resolved import Resolved, SettingRow
 from mlxserve.settings import build, check_keys

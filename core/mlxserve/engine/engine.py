@@ -114,7 +114,7 @@ class Engine:
             self._settle(turn.now)  # how far its rows grew decides what is scheduled
         self.expire(turn.now)
         self.schedule(turn.now)
-        self.prefill()
+        self.prefill(turn.now)
         self.forward(turn.now)
         self._pace(time.monotonic() - began)
         self.publish(began)
@@ -187,19 +187,19 @@ class Engine:
             for sequence in (lead, *self.scheduler.fork(lead)):
                 if sequence.max_tokens <= 0:
                     self.replies.end(sequence, Ending("length"), now, scored(sequence))
-        self.scheduler.promote()
+        self.scheduler.promote(now)
         for sequence in self.scheduler.make_room(1, now):
             self.replies.end(sequence, Ending("length"), now)
 
     # -- forward -----------------------------------------------------------------------------
 
-    def prefill(self) -> None:
+    def prefill(self, now: float) -> None:
         """Run this iteration's prefill passes, or one over texts of which vectors are wanted."""
         if self.pooler.takes_turn():
             with self.passes:
                 self._prefilled += self.pooler.run()
             return
-        for together in self.scheduler.chunks():
+        for together in self.scheduler.chunks(now):
             try:
                 with self.passes:
                     self._prefilled += self.prefiller.run(together)
@@ -272,7 +272,6 @@ class Engine:
             try:
                 drafts[sequence.uid] = constrain(sequence, drafts.get(sequence.uid, Draft()))
             except Exception as error:
-                log.exception("constraint failed", request=sequence.request.id)
                 drafts.pop(sequence.uid, None)
                 self.replies.fail(sequence, as_request_error(error), now=now)
         return drafts
@@ -402,7 +401,6 @@ class Engine:
             counters=dict(self.counters)
             | {
                 "preemptions": float(self.scheduler.preemptions),
-                "draft_errors": float(self.speculator.errors),
                 "traces": float(self.traces - self.ready_traces),
             },
         )

@@ -45,9 +45,20 @@ def unsound(request: GenerationRequest, vocab: int) -> RequestError | None:
     """Return what is wrong with a request that no surface should have let through."""
     if not request.prompt:
         return RequestError(status=400, message="the prompt is empty", param="prompt")
-    if any(not 0 <= token < vocab for token in request.prompt):
-        words = f"the prompt has token ids that are not below {vocab}"
-        return RequestError(status=400, message=words, param="prompt")
+    tokens = {
+        "prompt": request.prompt,
+        "prediction": request.prediction,
+        "logit_bias": request.sampling.logit_bias,
+    }
+    for name, some in tokens.items():
+        if not all(isinstance(token, int) and 0 <= token < vocab for token in some):
+            words = f"`{name}` has token ids that are not below {vocab}"
+            return RequestError(status=400, message=words, param=name)
+    for name in ("logprobs", "prompt_logprobs"):
+        count = getattr(request, name)
+        if count is not None and not 0 <= count <= vocab:
+            words = f"`{name}` is {count}, and the model has {vocab} tokens"
+            return RequestError(status=400, message=words, param=name)
     lengths = request.pooling.lengths if request.pooling else (len(request.prompt),)
     if min(lengths, default=0) < 1 or sum(lengths) != len(request.prompt):
         return RequestError(status=400, message="the texts are not the prompt", param="prompt")

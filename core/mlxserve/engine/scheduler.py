@@ -1,6 +1,5 @@
 """Who waits, who prefills, who decodes; who must give way when KV runs out."""
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Items
 
 from attrs import define, field, frozen
@@ -10,7 +9,7 @@ from mlxserve.batch.store import Chunk, RowStore
 from mlxserve.cache.base import Cache
 from mlxserve.engine.pace import Pace
 from mlxserve.ranks.agreement import ALONE, Agreement
-from mlxserve_hookspecs import Load, SchedulingPolicy
+from mlxserve_hookspecs import Candidate, Load, SchedulingPolicy
 
 AHEAD = 1024
 """Tokens of a reply for which a row looks for a place in one piece."""
@@ -130,7 +129,9 @@ class Scheduler:
         if not self.waiting or (self._full and not self._has_place()):
             return admitted
         ahead = PREFETCHED
-        for sequence in self._ordered(now):
+        # A preempted sequence may have a token in flight; it waits until that is read.
+        free = [s for s in self.waiting if not s.launched and not s.held_back]
+        for sequence in self._ordered(free, now):
             if not self._has_place():
                 ahead -= 1
                 self.cache.prepare(sequence, self.prefilling)
@@ -166,13 +167,13 @@ class Scheduler:
         """Return how many tokens this iteration may run beside the decoding rows."""
         return max(self.policy.prefill_tokens(self._load()), 1)
 
-    def chunks(self) -> list[list[tuple[Sequence, Chunk]]]:
+    def chunks(self, now: float) -> list[list[tuple[Sequence, Chunk]]]:
         """Return this iteration's prefill passes, each a list of rows that run together."""
-        if not self.has_prompts:
+        todo = self._ordered([s for s in self.prefilling if s.remaining_prefill], now)
+        if not todo:
             return []
         left = self.prefill_budget()
         passes: list[list[tuple[Sequence, Chunk]]] = []
-        todo = [s for s in self.prefilling if s.remaining_prefill]
         while todo and left > 0:
             together = self._together(todo, left)
             passes.append(together)
@@ -208,15 +209,18 @@ class Scheduler:
         lead.siblings = []
         return forked
 
-    def promote(self) -> None:
+    def promote(self, now: float) -> None:
         """Let ready sequences decode, as far as there are places; retire what needs no more."""
         for sequence in [s for s in self.decoding if s.to_launch <= 0]:
             self.decoding.remove(sequence)
             self._release(sequence)
             sequence.phase = Phase.DRAINING
             self.draining.append(sequence)
-        while self.ready and len(self.decoding) < self.capacity.decoding:
-            sequence = self.ready.pop(0)
+        places = self.capacity.decoding - len(self.decoding)
+        contended = 0 < places < len(self.ready)
+        chosen = self._ordered(self.ready, now) if contended else self.ready
+        for sequence in list(chosen[: max(places, 0)]):
+            self.ready.remove(sequence)
             assert sequence.row is not None
             self.store.join(sequence.row)
             sequence.phase = Phase.DECODING
@@ -257,18 +261,12 @@ class Scheduler:
 
     # -- the parts -------------------------------------------------------------------------
 
-    def _ordered(self, now: float) -> Iterable[Sequence]:
-        # A preempted sequence may have a token in flight; it waits until that is read.
-        free = [s for s in self.waiting if not s.launched and not s.held_back]
-        if not free:
-            return ()
-        by_id: dict[str, Sequence] = {}
-        for sequence in free:
-            if sequence.queued is None:  # once: nothing of it changes while it waits
-                sequence.queued = sequence.candidate()
-            by_id[sequence.queued.id] = sequence
-        candidates = [s.queued for s in free if s.queued is not None]
-        return [by_id[c.id] for c in self.policy.order(candidates, now)]
+    def _ordered(self, sequences: Items[Sequence], now: float) -> Items[Sequence]:
+        if len(sequences) <= 1:
+            return sequences
+        by_uid = {s.uid: s for s in sequences}
+        ordered = self.policy.order([_shown(s) for s in sequences], now)
+        return [by_uid[candidate.uid] for candidate in ordered]
 
     def _has_place(self) -> bool:
         before_decoding = len(self.prefilling) + len(self.ready)
@@ -330,12 +328,12 @@ class Scheduler:
 
     def _preempt_for(self, sequence: Sequence, now: float) -> bool:
         others = [s for s in self.running if s is not sequence]
-        by_id = {str(s.uid): s for s in others}
+        by_uid = {s.uid: s for s in others}
         everybody = [s.candidate() for s in (*others, sequence)]
         victim = self.policy.victim(everybody, now)
         if victim is None or not others:
             return False
-        self.preempt(by_id.get(victim.id, sequence))
+        self.preempt(by_uid.get(victim.uid, sequence))
         return True
 
     def _release(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -345,6 +343,15 @@ class Scheduler:
                 self.cache.keep_state(sequence)
             self.store.close(sequence.row, keep=keep)
             sequence.row = None
+
+
+def _shown(sequence: Sequence) -> Candidate:
+    """Return what the policy sees: once for each in the queue of which nothing changes."""
+    if sequence.phase is not Phase.WAITING or sequence.restore is not None:
+        return sequence.candidate()
+    if sequence.queued is None:
+        sequence.queued = sequence.candidate()
+    return sequence.queued
 
 
 def _chunk(sequence: Sequence, width: int) -> Chunk:

@@ -10,14 +10,12 @@ from pluggy import PluginManager
 
 from mlxserve.batch.sequence import Sequence
 from mlxserve.engine.problems import as_request_error, unconstrained
-from mlxserve.hooks import answers, ask, failed
+from mlxserve.hooks import ask, gather
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs import (
     Constraint,
     GenerationRequest,
     RequestError,
-    StopCondition,
-    StopReason,
     TextCodec,
     generation,
 )
@@ -91,9 +89,10 @@ class Shaping:
 
     def watch(self, sequence: Sequence) -> None:
         """Give a sequence the conditions on which plugins end it."""
-        asked = answers(self.plugins, generation.make_stop_condition)
-        found = asked(request=sequence.request, choice=sequence.choice, text=self.text)
-        sequence.conditions = [Condition(self.plugins, name, one) for name, one in found]
+        asked = gather(self.plugins, generation.make_stop_condition, forgiving=True)
+        sequence.conditions = asked(
+            request=sequence.request, choice=sequence.choice, text=self.text
+        )
 
     def close(self) -> None:
         """Make nothing more."""
@@ -120,32 +119,3 @@ class Shaping:
         if len(constraints) < len(made):
             raise unconstrained()
         return constraints
-
-
-@define(eq=False)
-class Condition:
-    """A plugin's stop condition; once it has failed, nothing is asked of it again.
-
-    Attributes:
-        plugins: Who counts failures.
-        name: The plugin's.
-        inner: Its condition.
-    """
-
-    plugins: PluginManager
-    name: str
-    inner: StopCondition | None
-
-    def advance(self, token: int) -> StopReason | None:
-        """Learn the next token; return why the reply ends with it, if it does."""
-        if self.inner is None:
-            return None
-        try:
-            reason = self.inner.advance(token)
-            if reason not in (None, "stop", "length"):
-                raise TypeError(f"a reply cannot end for {reason!r}")  # noqa: TRY301
-        except Exception as error:
-            self.inner = None
-            failed(self.plugins, self.name, generation.make_stop_condition, error)
-            return None
-        return reason

@@ -1,6 +1,7 @@
 """Who gets in: the plugins' answers, as a route asks for them."""
 
 from collections.abc import Callable
+from typing import NoReturn
 
 from attrs import evolve
 from pluggy import PluginManager
@@ -39,7 +40,7 @@ class HookAdmission:
         answer = self._authenticate(credentials=credentials)
         if isinstance(answer, RequestError):
             self._refuse(answer)
-        return answer if isinstance(answer, Identity) else Identity()
+        return answer or Identity()
 
     def admit(self, request: GenerationRequest) -> None:
         """Return if ``request`` may be submitted now.
@@ -52,7 +53,7 @@ class HookAdmission:
             self._refuse(refusal)
         self._tell_received(request=request)
 
-    def _refuse(self, refusal: RequestError) -> None:
+    def _refuse(self, refusal: RequestError) -> NoReturn:
         self._tell_refused(status=refusal.status, code=refusal.code or "", field="")
         # A copy: a plugin may hand out one object, whose traceback would grow.
         raise evolve(refusal, told=True)

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from mlxserve.hooks import ask, failures, gather, tell
+from mlxserve.hooks import ask, book_of, gather, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
 from mlxserve.serve.description import description
@@ -47,8 +47,9 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
 def services_of(resolved: Resolved, service: Service) -> Services:
     """Return what the plugins' routes may use."""
     engine = service.client
-    parser = ask(resolved.plugins, generation.make_output_parser)
-    totals = gather(resolved.plugins, lifecycle.running_totals)
+    parser = ask(resolved.plugins, generation.make_output_parser, forgiving=True)
+    totals = gather(resolved.plugins, lifecycle.running_totals, forgiving=True)
+    book = book_of(resolved.plugins)
 
     def make_parser(
         text: TextCodec,
@@ -71,7 +72,8 @@ def services_of(resolved: Resolved, service: Service) -> Services:
         clear_cache=service.clear_cache,
         cache_stats=service.cache_stats,
         make_parser=make_parser,
-        hook_errors=lambda: failures(resolved.plugins),
+        hook_errors=lambda: dict(book.failures),
+        hook_delays=lambda: dict(book.delays),
         tell_adjusted=tell_adjusted,
         running_totals=lambda: {name: value for one in totals() for name, value in one.items()},
     )

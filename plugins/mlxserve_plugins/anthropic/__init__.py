@@ -44,6 +44,7 @@ class Anthropic:
     @hookimpl
     def configure_app(self, config: AppConfig) -> None:
         """Give every error of these paths Anthropic's shape, whoever raises it."""
-        from mlxserve_plugins.anthropic.errors import shape_errors  # noqa: PLC0415 - litestar
+        from mlxserve_plugins.anthropic.errors import PREFIX, shaped  # noqa: PLC0415 - msgspec
+        from mlxserve_plugins.surface.errors import shape_errors  # noqa: PLC0415 - litestar
 
-        shape_errors(config)
+        shape_errors(config, PREFIX, shaped)

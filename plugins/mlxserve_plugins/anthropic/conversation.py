@@ -25,7 +25,7 @@ from mlxserve_plugins.anthropic.bodies import (
 )
 from mlxserve_plugins.anthropic.omissions import without
 from mlxserve_plugins.anthropic.thinking import thought_in
-from mlxserve_plugins.openai.parameters import refusal
+from mlxserve_plugins.surface.checks import refusal
 
 REMINDER: Final = "<system-reminder>\n{}\n</system-reminder>"
 """Instructions within a conversation. Most templates refuse them or leave them out in silence

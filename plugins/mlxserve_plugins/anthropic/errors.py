@@ -1,11 +1,8 @@
 """Every error of these paths in Anthropic's shape, with the words that clients look for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
-
-from litestar import Request, Response
-from litestar.config.app import AppConfig
+from typing import Any, Final
 
 from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.anthropic.answers import ErrorBody, ErrorInfo
@@ -24,8 +21,6 @@ KINDS: Final[Mapping[int, str]] = MappingProxyType(
 )
 SERVER_ERRORS: Final = 500
 
-Handler: TypeAlias = Callable[[Request[Any, Any, Any], Any], Response[Any]]
-
 
 def error_body(status: int, message: str, request_id: str | None = None) -> ErrorBody:
     """Return the body that tells a client of an error."""
@@ -33,11 +28,9 @@ def error_body(status: int, message: str, request_id: str | None = None) -> Erro
     return ErrorBody(ErrorInfo(KINDS.get(status, otherwise), message), request_id)
 
 
-def shape_errors(config: AppConfig) -> None:
-    """Let the application's own handlers decide, and reshape what they say on these paths."""
-    config.exception_handlers = {
-        kind: _reshaping(handler) for kind, handler in config.exception_handlers.items()
-    }
+def shaped(status: int, error: Mapping[str, Any]) -> ErrorBody:
+    """Return the server's own error in this shape."""
+    return error_body(status, str(error["message"]))
 
 
 def too_long(tokens: int, most: int) -> RequestError:
@@ -48,18 +41,3 @@ def too_long(tokens: int, most: int) -> RequestError:
         param="messages",
         code="context_length_exceeded",
     )
-
-
-def _reshaping(handler: Handler) -> Handler:
-    def answer(request: Request[Any, Any, Any], error: Any) -> Response[Any]:
-        told = handler(request, error)
-        if not _is_ours(request.scope["path"]) or not isinstance(told.content, Mapping):
-            return told
-        told.content = error_body(told.status_code or 500, str(told.content["error"]["message"]))
-        return told
-
-    return answer
-
-
-def _is_ours(path: str) -> bool:
-    return path == PREFIX or path.startswith(f"{PREFIX}/")

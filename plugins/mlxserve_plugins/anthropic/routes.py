@@ -20,15 +20,15 @@ from mlxserve_plugins.anthropic.jobs import Job, Rules, message_job, prompt_of
 from mlxserve_plugins.anthropic.replies import MessageReply
 from mlxserve_plugins.anthropic.streaming import request_id, server_sent
 from mlxserve_plugins.guarding import setting
-from mlxserve_plugins.openai.merging import Batch, Events, merge
-from mlxserve_plugins.openai.transport import (
+from mlxserve_plugins.surface.merging import Batch, Events, merge
+from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.surface.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
     notes_of,
     while_connected,
 )
-from mlxserve_plugins.surface.notes import Desk, Notes
 from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]

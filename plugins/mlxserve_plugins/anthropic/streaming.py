@@ -13,8 +13,8 @@ from mlxserve_plugins.anthropic.answers import Ping
 from mlxserve_plugins.anthropic.errors import error_body
 from mlxserve_plugins.anthropic.jobs import Job
 from mlxserve_plugins.anthropic.replies import MessageReply
-from mlxserve_plugins.openai.errors import logged
-from mlxserve_plugins.openai.merging import Batch
+from mlxserve_plugins.surface.errors import logged
+from mlxserve_plugins.surface.merging import Batch
 
 PING: Final = Ping()
 

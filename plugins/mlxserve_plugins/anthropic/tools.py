@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlxserve_plugins.anthropic.bodies import AnyChoice, NamedChoice, NoChoice, PromptBody, Tool
-from mlxserve_plugins.openai.parameters import refusal
 from mlxserve_plugins.structured.fields import chat_constraint
+from mlxserve_plugins.surface.checks import refusal
 from mlxserve_plugins.tools.thinking import ThinkingOrders
 
 

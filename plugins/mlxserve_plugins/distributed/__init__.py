@@ -1,4 +1,10 @@
-"""Choose how the ranks of a tensor-parallel run talk to each other."""
+"""Choose how the ranks of a tensor-parallel run talk to each other.
+
+Public, for a backend in a package of its own: ``member.Backend``, a plugin that lacks only
+``run_ranks``; ``supervisor.supervise`` with its ``Command``, which runs one process for each rank
+as one; ``environment.Membership``, what tells a process which rank it is, and ``member.Member``,
+which reads it; ``local`` for ranks on this machine and ``hostfile`` for those on others.
+"""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -34,7 +34,7 @@ from mlxserve_plugins.embeddings.vectors import (
 )
 from mlxserve_plugins.openai.parameters import check_model
 from mlxserve_plugins.openai.routes import CLIENT_LEFT, ERRORS
-from mlxserve_plugins.openai.transport import ClientLeftError, JsonBody, while_connected
+from mlxserve_plugins.surface.transport import ClientLeftError, JsonBody, while_connected
 
 MANY: Final = 1 << 16
 """Numbers from which on an answer is written off the event loop."""

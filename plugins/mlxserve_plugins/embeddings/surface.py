@@ -10,9 +10,9 @@ from litestar.datastructures import State
 
 from mlxserve_hookspecs import Credentials, RequestError, Services
 from mlxserve_plugins.guarding import setting
-from mlxserve_plugins.openai.transport import notes_of
 from mlxserve_plugins.surface.fields import Table
 from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.surface.transport import notes_of
 
 AnyRequest = Request[Any, Any, State]
 AnyConnection = ASGIConnection[Any, Any, Any, State]

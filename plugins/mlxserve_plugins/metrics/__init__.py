@@ -37,7 +37,9 @@ class Metrics:
         from mlxserve_plugins.metrics.endpoint import make_route  # noqa: PLC0415 - litestar
         from mlxserve_plugins.metrics.instruments import Instruments  # noqa: PLC0415 - prometheus
 
-        self.instruments = Instruments(lambda: status_of(services), services.hook_errors)
+        self.instruments = Instruments(
+            lambda: status_of(services), services.hook_errors, services.hook_delays
+        )
         return [make_route(services, self.instruments, guard(services))]
 
     @hookimpl

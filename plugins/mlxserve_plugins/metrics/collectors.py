@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, TypeAlias
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from mlxserve_hookspecs import EngineStatus
 
+Counts: TypeAlias = Callable[[], Mapping[tuple[str, str], int]]
 PREFIX: Final = "mlxserve_"
 FINISHED: Final = "finished_"
 DIST_FATAL: Final = "dist_fatal"
@@ -147,14 +148,18 @@ class TierCollector(Collector):
         yield family
 
 
-class HookErrorCollector(Collector):
-    """What plugins raised in hooks and should not have; the server counts it and goes on.
+class HookCollector(Collector):
+    """What plugins did wrong in hooks; the server counts it and goes on.
 
     Args:
+        name: The metric's.
+        about: What it says.
         get_counts: Returns the counts by plugin and hook.
     """
 
-    def __init__(self, get_counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+    def __init__(self, name: str, about: str, get_counts: Counts) -> None:
+        self._name = name
+        self._about = about
         self._get_counts = get_counts
 
     def describe(self) -> Iterator[Metric]:
@@ -164,7 +169,7 @@ class HookErrorCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the counts by plugin and hook."""
         family = CounterMetricFamily(
-            f"{PREFIX}plugin_errors", "Errors of plugins in hooks", labels=["plugin", "hook"]
+            f"{PREFIX}{self._name}", self._about, labels=["plugin", "hook"]
         )
         for labels, count in self._get_counts().items():
             family.add_metric(labels, count)

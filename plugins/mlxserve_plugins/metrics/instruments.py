@@ -1,6 +1,6 @@
 """What is measured. Stems are vLLM's, so that dashboards carry over."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -23,13 +23,16 @@ from mlxserve_hookspecs import (
     Verdict,
 )
 from mlxserve_plugins.metrics.collectors import (
+    Counts,
     EngineCollector,
-    HookErrorCollector,
+    HookCollector,
     TierCollector,
     Weighted,
 )
 
 PREFIX: Final = "mlxserve_"
+ERRORS: Final = "Errors of plugins in hooks, and of what they made"
+DELAYS: Final = "Calls of plugins that others had to wait for"
 
 TTFT_S: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -62,7 +65,8 @@ class Instruments:
     def __init__(
         self,
         get_status: Callable[[], EngineStatus],
-        get_hook_errors: Callable[[], Mapping[tuple[str, str], int]],
+        get_hook_errors: Counts = dict,
+        get_hook_delays: Counts = dict,
     ) -> None:
         self.registry = CollectorRegistry()
         self.tiers = TierCollector()
@@ -81,7 +85,8 @@ class Instruments:
         self._fields: set[str] = set()
         self.registry.register(self.itl)
         self.registry.register(self.tiers)
-        self.registry.register(HookErrorCollector(get_hook_errors))
+        self.registry.register(HookCollector("plugin_errors", ERRORS, get_hook_errors))
+        self.registry.register(HookCollector("plugin_delays", DELAYS, get_hook_delays))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         taken = {metric.name for metric in self.registry.collect()}

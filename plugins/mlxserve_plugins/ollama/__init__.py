@@ -21,6 +21,6 @@ class Ollama:
     @hookimpl
     def configure_app(self, config: AppConfig) -> None:
         """Give every error of these paths Ollama's shape, whoever raises it."""
-        from mlxserve_plugins.ollama.errors import shape_errors  # noqa: PLC0415 - imports litestar
+        from mlxserve_plugins.surface.errors import shape_errors  # noqa: PLC0415 - litestar
 
-        shape_errors(config)
+        shape_errors(config, "/api", lambda _status, error: {"error": error["message"]})

@@ -27,18 +27,18 @@ from mlxserve_plugins.ollama.models import API_VERSION, running, shown, tags
 from mlxserve_plugins.ollama.replies import Line, OllamaReply, loaded
 from mlxserve_plugins.ollama.translating import chat_of, conversation_of, model_name, text_of
 from mlxserve_plugins.openai.chat import SpokenChoice, is_forced, meter_of
-from mlxserve_plugins.openai.errors import logged
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
-from mlxserve_plugins.openai.parameters import check_model
-from mlxserve_plugins.openai.transport import (
+from mlxserve_plugins.surface.checks import check_model
+from mlxserve_plugins.surface.errors import logged
+from mlxserve_plugins.surface.fields import Table
+from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.surface.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
     notes_of,
     while_connected,
 )
-from mlxserve_plugins.surface.fields import Table
-from mlxserve_plugins.surface.notes import Desk, Notes
 from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]

@@ -9,7 +9,7 @@ import msgspec
 from mlxserve_plugins.ollama.bodies import ChatBody, GenerateBody, Message, SharedBody
 from mlxserve_plugins.ollama.fields import OPTIONS
 from mlxserve_plugins.openai import bodies as openai
-from mlxserve_plugins.openai.parameters import refusal
+from mlxserve_plugins.surface.checks import refusal
 from mlxserve_plugins.surface.decoding import explain
 from mlxserve_plugins.surface.fields import read_fields
 from mlxserve_plugins.surface.notes import Notes

@@ -2,35 +2,16 @@
 
 from collections.abc import Iterable
 
-from mlxserve_hookspecs import Limits, ModelCard, RequestError, SamplingParams, StopConditions
+from mlxserve_hookspecs import Limits, ModelCard, SamplingParams, StopConditions
 from mlxserve_hookspecs.requests import INT32_MAX
 from mlxserve_plugins.openai.bodies import ChatBody, CompletionBody, GenerationBody
+from mlxserve_plugins.surface.checks import check_model, refusal
 from mlxserve_plugins.surface.limits import TOO_LONG, reply_tokens
 from mlxserve_plugins.surface.notes import Notes
 
 __all__ = ["TOO_LONG", "check_model", "check_prompt", "check_tokens", "max_tokens_of", "refusal"]
 
 INT64 = 2**63
-
-
-def check_model(name: str | None, card: ModelCard, notes: Notes | None = None) -> None:
-    """Return if ``name`` is served, was left out, or need not be right.
-
-    Args:
-        name: What the client calls the model.
-        card: The model.
-        notes: Told when the client means another.
-
-    Raises:
-        RequestError: It is not served (status 404).
-    """
-    if name is None or name == card.id or name in card.aliases:
-        return
-    if not card.any_name:
-        message = f"the model {name!r} is not served here: the model is {card.id!r}"
-        raise RequestError(status=404, message=message, param="model", code="model_not_found")
-    if notes is not None:
-        notes.add("model", "read as another", card.id)
 
 
 def sampling_of(body: GenerationBody, card: ModelCard) -> SamplingParams:
@@ -123,11 +104,6 @@ def check_tokens(tokens: Iterable[int], card: ModelCard, where: str) -> None:
         if not 0 <= token < card.vocab_size:
             known = f"its tokens are 0 to {card.vocab_size - 1}"
             raise refusal(where, f"`{where}` has token {token}, unknown to the model: {known}")
-
-
-def refusal(param: str, message: str, code: str | None = "invalid_value") -> RequestError:
-    """Return a status 400 that names a field."""
-    return RequestError(status=400, message=message, param=param, code=code)
 
 
 def _asked_tokens(body: GenerationBody, notes: Notes) -> tuple[str, int | None]:

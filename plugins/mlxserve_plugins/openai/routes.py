@@ -44,19 +44,19 @@ from mlxserve_plugins.openai.chat import ChatReply
 from mlxserve_plugins.openai.completions import CompletionReply
 from mlxserve_plugins.openai.fields import TABLES
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
-from mlxserve_plugins.openai.merging import Events, Start, merge
 from mlxserve_plugins.openai.replies import Reply
 from mlxserve_plugins.openai.streaming import server_sent
 from mlxserve_plugins.openai.tokenizing import detokenize, tokenize
-from mlxserve_plugins.openai.transport import (
+from mlxserve_plugins.surface.fields import Table
+from mlxserve_plugins.surface.merging import Events, Start, merge
+from mlxserve_plugins.surface.notes import Desk, Notes
+from mlxserve_plugins.surface.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
     notes_of,
     while_connected,
 )
-from mlxserve_plugins.surface.fields import Table
-from mlxserve_plugins.surface.notes import Desk, Notes
 from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]

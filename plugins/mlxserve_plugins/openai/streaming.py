@@ -6,9 +6,10 @@ from contextlib import aclosing
 import msgspec
 
 from mlxserve_hookspecs import RequestError
-from mlxserve_plugins.openai.errors import error_body, logged
-from mlxserve_plugins.openai.merging import Batch
+from mlxserve_plugins.openai.errors import error_body
 from mlxserve_plugins.openai.replies import Reply
+from mlxserve_plugins.surface.errors import logged
+from mlxserve_plugins.surface.merging import Batch
 
 DONE = b"data: [DONE]\n\n"
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from mlxserve_plugins.openai.parameters import refusal
 from mlxserve_plugins.responses.toolbox import Toolbox
+from mlxserve_plugins.surface.checks import refusal
 
 Json: TypeAlias = dict[str, Any]
 

@@ -6,11 +6,11 @@ import msgspec
 from attrs import frozen
 
 from mlxserve_hookspecs import RequestError
-from mlxserve_plugins.openai.parameters import refusal
 from mlxserve_plugins.responses.bodies import ResponsesBody
 from mlxserve_plugins.responses.drafts import name
 from mlxserve_plugins.responses.items import Placed, read_items
 from mlxserve_plugins.responses.store import Store
+from mlxserve_plugins.surface.checks import refusal
 
 Json: TypeAlias = dict[str, Any]
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from mlxserve_hookspecs import RequestError
-from mlxserve_plugins.openai.parameters import refusal
+from mlxserve_plugins.surface.checks import refusal
 from mlxserve_plugins.surface.decoding import explain
 
 Json: TypeAlias = dict[str, Any]

@@ -14,15 +14,7 @@ from litestar.params import Body, Parameter
 
 from mlxserve_hookspecs import Credentials, RequestError, Services
 from mlxserve_plugins.guarding import setting
-from mlxserve_plugins.openai.merging import Events, merge
 from mlxserve_plugins.openai.routes import CLIENT_LEFT, ERRORS, HEADERS_AFTER
-from mlxserve_plugins.openai.transport import (
-    ClientLeftError,
-    EventStream,
-    JsonBody,
-    notes_of,
-    while_connected,
-)
 from mlxserve_plugins.responses import ResponsesOptions
 from mlxserve_plugins.responses.answers import DeletedResponse, ItemList, ResponseObject
 from mlxserve_plugins.responses.bodies import ResponsesBody
@@ -31,7 +23,15 @@ from mlxserve_plugins.responses.renaming import renamed
 from mlxserve_plugins.responses.reply import Reply
 from mlxserve_plugins.responses.store import MB, Store
 from mlxserve_plugins.responses.streaming import server_sent
+from mlxserve_plugins.surface.merging import Events, merge
 from mlxserve_plugins.surface.notes import Desk
+from mlxserve_plugins.surface.transport import (
+    ClientLeftError,
+    EventStream,
+    JsonBody,
+    notes_of,
+    while_connected,
+)
 from mlxserve_plugins.tools.ignored import IgnoredTools
 
 AnyRequest = Request[Any, Any, State]

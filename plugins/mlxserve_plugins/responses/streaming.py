@@ -6,11 +6,11 @@ from contextlib import aclosing
 import msgspec
 
 from mlxserve_hookspecs import RequestError
-from mlxserve_plugins.openai.errors import logged
-from mlxserve_plugins.openai.merging import Batch
 from mlxserve_plugins.responses.events import Event, kind_of
 from mlxserve_plugins.responses.renaming import renamed
 from mlxserve_plugins.responses.reply import Reply
+from mlxserve_plugins.surface.errors import logged
+from mlxserve_plugins.surface.merging import Batch
 
 _encode = msgspec.json.Encoder().encode
 

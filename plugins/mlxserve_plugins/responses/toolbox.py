@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from attrs import define, field, frozen
 
-from mlxserve_plugins.openai.parameters import refusal
+from mlxserve_plugins.surface.checks import refusal
 
 Json: TypeAlias = dict[str, Any]
 Kind: TypeAlias = Literal["function", "custom"]

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from attrs import define, field
 
-from mlxserve_hookspecs import RankPlan, SettingError
+from mlxserve.hooks import ask
+from mlxserve.loading import register
+from mlxserve_hookspecs import RankPlan, SettingError, distribution
 from mlxserve_plugins.distributed import DistributedMode, DistributedOptions
 from mlxserve_plugins.distributed.environment import (
     LEASH,
@@ -27,11 +29,12 @@ from mlxserve_plugins.distributed.environment import (
 from mlxserve_plugins.distributed.hostfile import check_devices, parse_hostfile
 from mlxserve_plugins.distributed.jaccl import Jaccl, JacclOptions, fill_environment
 from mlxserve_plugins.distributed.local import UnavailableError, free_ports, rank_commands
-from mlxserve_plugins.distributed.member import Member
+from mlxserve_plugins.distributed.member import Backend, Member
 from mlxserve_plugins.distributed.nccl import Nccl, nccl_size, nccl_variables
 from mlxserve_plugins.distributed.probe import Abilities, abilities
 from mlxserve_plugins.distributed.remote import Launch
 from mlxserve_plugins.distributed.ring import Ring, RingOptions, ring_of
+from mlxserve_plugins.distributed.supervisor import Command, supervise
 
 ARGV = ("run", "--model", "m")
 NOBODY = Member(None)
@@ -391,3 +394,23 @@ def test_hosts_here_and_elsewhere_are_told_apart() -> None:
     assert parse_hostfile(LOCAL, "it").is_here
     assert not parse_hostfile([*LOCAL, *MACS], "it").is_here
     assert not parse_hostfile([{"ssh": "localhost", "ips": ["10.0.0.1"]}], "it").is_here
+
+
+@define
+class Threads(Backend):
+    """A stranger's backend: all that it has to say is how ranks are started."""
+
+    name: ClassVar[str] = "threads"
+
+    def run_ranks(self, argv: Sequence[str], plan: RankPlan) -> int:
+        line = [sys.executable, "-c", "import os; os._exit(3 + int(os.environ['MLXSERVE_RANK']))"]
+        each = [own(at) for at in range(plan.local_ranks or 1)]
+        return supervise([Command(tuple(line), {**os.environ, **mine}) for mine in each])
+
+
+def test_a_backend_of_somebody_elses_launches_by_what_is_public() -> None:
+    plugins = register({"threads": Threads()})
+    status = ask(plugins, distribution.launch_ranks)(argv=ARGV, plan=RankPlan(local_ranks=2))
+    assert status in (3, 4)
+    assert ask(plugins, distribution.this_rank)() is None
+    assert ask(plugins, distribution.join_group)() is None

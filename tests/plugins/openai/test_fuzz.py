@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlxserve_hookspecs import RequestError
 from mlxserve_plugins.openai.bodies import ChatBody, CompletionBody
-from mlxserve_plugins.openai.decoding import decode
+from mlxserve_plugins.surface.decoding import decode
 
 from ..wild import FIELDS, TOOLS
 

@@ -100,7 +100,7 @@ def test_finished_sequences_are_forgotten() -> None:
     proposer = NgramProposer(NgramOptions(), VOCAB)
     proposer.propose([row([1, 2, 1], uid=uid) for uid in range(3)])
     proposer.finished([0, 2, 7])
-    assert list(proposer._indexes) == [1]
+    assert list(proposer._kept) == [1]
 
 
 def test_a_minimum_above_the_maximum_is_one_clear_line() -> None:

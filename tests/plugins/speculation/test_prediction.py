@@ -85,7 +85,7 @@ def test_finished_sequences_are_forgotten() -> None:
     proposer = PredictionProposer(1000)
     proposer.propose([row([], uid=uid) for uid in range(3)])
     proposer.finished([0, 2, 7])
-    assert list(proposer._trails) == [1]
+    assert list(proposer._kept) == [1]
 
 
 def test_following_a_prediction_costs_a_step_a_token_and_a_search_is_bounded() -> None:

@@ -6,7 +6,7 @@ import pytest
 from attrs import define, field
 
 from mlxserve_hookspecs import GenerationEvent, RequestError
-from mlxserve_plugins.openai.merging import Start, merge
+from mlxserve_plugins.surface.merging import Start, merge
 
 FULL = RequestError(status=429, message="full")
 
