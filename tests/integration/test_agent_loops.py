@@ -1,5 +1,6 @@
 """An agent's next turn computes what is new in it, whatever its API and whatever the model."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -73,7 +74,7 @@ class Ran:
         return [[brief(sent, FEW_TOOLS) for sent in loop] for loop in loops]
 
 
-@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+@pytest.fixture(scope="module", params=list(MODELS.values()), ids=list(MODELS))
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Return what agents took of one model, before and after a restart."""
     folder = tmp_path_factory.mktemp("agents")
@@ -87,7 +88,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     for run in (made.run, made.run_again):
         with serving(folder, *words) as server:
             run(server)
-            server.signal(15)
+            server.signal(signal.SIGTERM)
             assert server.ended(60) == 0
     return made
 

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import textwrap
 from functools import cache
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 Part: TypeAlias = Literal["attention", "mlp", "block"]
 
@@ -30,12 +30,12 @@ FORMS: Final[dict[str, tuple[Part, tuple[str, ...]]]] = {
 
 
 @cache
-def form(kind: type) -> tuple[Part, tuple[str, ...]] | None:
+def form(kind: Any) -> tuple[Part, tuple[str, ...]] | None:
     """Return what a layer's class is known to do, if it is."""
     return FORMS.get(fingerprint(kind))
 
 
-def fingerprint(kind: type) -> str:
+def fingerprint(kind: Any) -> str:
     """Return a digest of the class's ``__call__``, without its annotations and layout."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind.__call__)))

@@ -6,7 +6,10 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 from attrs import define, field
-from mlx import nn
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.linear import Linear
+from mlx.nn.layers.normalization import RMSNorm
+from mlx.nn.layers.positional_encoding import RoPE
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.rope_utils import Llama3RoPE
 
@@ -72,13 +75,14 @@ class Fused:
 
 
 def _product(few: Few, module: Any) -> dict[str, Call] | None:
-    if type(module) is nn.Linear and takes(module.weight):
+    if type(module) is Linear and takes(module.weight):
         return {"__call__": _linear(few)}
-    if type(module) is nn.Embedding and takes(module.weight):
+    if type(module) is Embedding and takes(module.weight):
 
         def as_linear(self: Any, x: mx.array) -> mx.array:
             if not few.fits("product", x, self.weight):
-                return nn.Embedding.as_linear(self, x)
+                y: mx.array = Embedding.as_linear(self, x)
+                return y
             return few.product(x, self.weight)
 
         return {"as_linear": as_linear}
@@ -89,7 +93,7 @@ def _linear(few: Few) -> Call:
     def call(self: Any, x: mx.array, added: mx.array | None = None) -> mx.array:
         if few.fits("product", x, self.weight):
             return few.product(x, self.weight, self.get("bias"), added)
-        y = nn.Linear.__call__(self, x)
+        y: mx.array = Linear.__call__(self, x)
         return y if added is None else added + y
 
     return call
@@ -186,7 +190,7 @@ def _block(module: Any) -> dict[str, Call] | None:
 
 
 def _plain(module: Any) -> bool:
-    return isinstance(module, nn.Linear) and hasattr(module, MARK)
+    return isinstance(module, Linear) and hasattr(module, MARK)
 
 
 def _starts(offset: Any, rows: int) -> mx.array:
@@ -195,7 +199,7 @@ def _starts(offset: Any, rows: int) -> mx.array:
 
 
 def _turn(rope: Any, dim: int) -> Turn | None:
-    if type(rope) is nn.RoPE:
+    if type(rope) is RoPE:
         steps = mx.arange(0, rope.dims, 2, dtype=mx.float32) / rope.dims
         inverse, scale = mx.array(rope.base, mx.float32) ** -steps, rope.scale
     elif type(rope) is Llama3RoPE:
@@ -210,7 +214,7 @@ def _turn(rope: Any, dim: int) -> Turn | None:
 
 def _norm(module: Any, names: tuple[str, ...], dim: int) -> Norm | None:
     norms = [module.get(name) for name in names]
-    if not norms or any(type(x) is not nn.RMSNorm or x.weight.shape != (dim,) for x in norms):
+    if not norms or any(type(x) is not RMSNorm or x.weight.shape != (dim,) for x in norms):
         return None
     if norms[0].eps != norms[1].eps:
         return None

@@ -7,7 +7,8 @@ from typing import Any, Final, TypeAlias
 
 import mlx.core as mx
 from attrs import frozen
-from mlx import nn
+from mlx.nn.layers.embedding import Embedding
+from mlx.nn.layers.linear import Linear
 from mlx_lm.models.activations import swiglu
 
 from mlxserve_hookspecs.verdicts import Verdicts
@@ -73,9 +74,9 @@ def _contests(few: Few, model: Any) -> Mapping[str, list[Contest]]:
 
 
 def _product(few: Few, module: Any) -> Iterator[Contest]:
-    if type(module) not in (nn.Linear, nn.Embedding) or not takes(module.weight):
+    if type(module) not in (Linear, Embedding) or not takes(module.weight):
         return
-    plain = nn.Linear.__call__ if type(module) is nn.Linear else nn.Embedding.as_linear
+    plain = Linear.__call__ if type(module) is Linear else Embedding.as_linear
     yield Contest(
         "product",
         (module.weight,),
@@ -86,7 +87,7 @@ def _product(few: Few, module: Any) -> Iterator[Contest]:
 
 def _gates(few: Few, module: Any) -> Iterator[Contest]:
     gate, up = (module.get(name) for name in ("gate_proj", "up_proj"))
-    if any(type(x) is not nn.Linear or not takes(x.weight) for x in (gate, up)):
+    if any(type(x) is not Linear or not takes(x.weight) for x in (gate, up)):
         return
     yield Contest(
         "gates",
@@ -99,7 +100,7 @@ def _gates(few: Few, module: Any) -> Iterator[Contest]:
 def _attention(few: Few, module: Any) -> Iterator[Contest]:
     inner = [module.get(name) for name in ("q_proj", "k_proj", "v_proj")]
     found = heads_of(module)
-    if any(type(x) is not nn.Linear or not takes(x.weight) for x in inner) or found is None:
+    if any(type(x) is not Linear or not takes(x.weight) for x in inner) or found is None:
         return
     heads, turn, norm = found
     weights = tuple(p.weight for p in inner)
@@ -108,9 +109,10 @@ def _attention(few: Few, module: Any) -> Iterator[Contest]:
         starts, made = mx.arange(x.shape[0]), []
         for at, projection in enumerate(inner[:2]):
             y = projection(x).reshape(*x.shape[:2], heads[at], turn.dim)
-            y = mx.fast.rms_norm(y, norm[at], norm[2]) if norm else y
+            y = mx.fast.rms_norm(y, norm[:2][at], norm[2]) if norm else y
             made.append(module.rope(y.transpose(0, 2, 1, 3), offset=starts)[:, :1, :, :1])
-        return made[0] + made[1] + inner[2](x)[:, None, :, :1]
+        total: mx.array = made[0] + made[1] + inner[2](x)[:, None, :, :1]
+        return total
 
     def ours(x: mx.array) -> mx.array:
         biases = [p.bias for p in inner] if "bias" in inner[0] else []
@@ -128,8 +130,7 @@ def _faster_plain(contests: Sequence[Contest], rows: int) -> bool:
     for way in ways:
         mx.eval(way(x))
     spent = [[_seconds(way, x) for way in ways] for _ in range(RUNS)]
-    plain, ours = (min(times) for times in zip(*spent, strict=True))
-    return plain < ours
+    return min(plain for plain, _ in spent) < min(ours for _, ours in spent)
 
 
 def _chain(calls: Sequence[Call]) -> Call:
@@ -140,7 +141,7 @@ def _chain(calls: Sequence[Call]) -> Call:
             x = x * (y.reshape(y.shape[0], -1)[:, :1, None] * 0 + 1)
         return x
 
-    return mx.compile(run)  # type: ignore[no-any-return]
+    return mx.compile(run)
 
 
 def _seconds(run: Call, x: mx.array) -> float:

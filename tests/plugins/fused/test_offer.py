@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx import nn
+from mlx.nn.layers.linear import Linear
 from tests.engine.tiny import tiny_model
 
 from mlxserve.batch.adapting import adapt
@@ -59,7 +59,7 @@ def test_nothing_is_offered_on_a_cpu(asked: Any) -> None:
 
 
 def test_what_is_slower_stays_with_mlx() -> None:
-    layer = nn.Linear(64, 32, bias=False)
+    layer = Linear(64, 32, bias=False)
     layer.weight = layer.weight.astype(mx.bfloat16)
     x = mx.ones((3, 1, 64), mx.bfloat16)
 
