@@ -15,7 +15,7 @@ from mlxserve.options import ModelOptions
 from mlxserve_hookspecs import ModelError
 from mlxserve_plugins.hub import Hub
 
-from ..integration.folders import write_model
+from mlxserve.testing.models import write_model
 
 
 def adapter(folder: Path, model: Path) -> Path:

@@ -11,7 +11,7 @@ from mlxserve.model.marks import MARK, marked, unmarked
 from mlxserve.options import ModelOptions
 from mlxserve_plugins.hub import Hub
 
-from ..integration.folders import write_model
+from mlxserve.testing.models import write_model
 
 
 def mark(path: Path) -> None:
