@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -13,7 +13,7 @@ from attrs import define, evolve, field, frozen
 
 from mlxserve.cli.resolution import resolve
 from mlxserve.engine.service import EngineService
-from mlxserve.hooks import Manager
+from mlxserve.hooks import Manager, failures
 from mlxserve.loading import installed, register
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
@@ -30,6 +30,9 @@ QUIET: Final = ("--no-ssd", "--host", "127.0.0.1")
 
 START_S: Final = 120.0
 """Seconds to a loaded model."""
+
+GLANCE_S: Final = 0.2
+"""Seconds between two looks at whether the engine still runs."""
 
 T = TypeVar("T")
 _ids = itertools.count()
@@ -159,11 +162,25 @@ class RunningEngine:
 
         Raises:
             RequestError: One was refused.
+            RuntimeError: The engine stopped.
         """
         return self.loop.run(self._all(requests))
 
+    @property
+    def plugin_errors(self) -> Mapping[tuple[str, str], int]:
+        """How often a plugin raised what it should not have, by plugin and hook."""
+        return failures(self.resolved.plugins)
+
     async def _all(self, requests: Sequence[GenerationRequest]) -> list[Reply]:
-        return list(await asyncio.gather(*map(self._one, requests)))
+        tasks = [asyncio.ensure_future(self._one(request)) for request in requests]
+        while not all(task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=GLANCE_S, return_when=asyncio.FIRST_EXCEPTION)
+            if self.service.failure is not None:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise RuntimeError("the engine stopped") from self.service.failure
+        return [task.result() for task in tasks]
 
     async def _one(self, request: GenerationRequest) -> Reply:
         stream: AsyncIterator[Sequence[GenerationEvent]] = self.client.generate(request)

@@ -103,10 +103,11 @@ class EvictionPolicyContract(Contract):
 
     def test_used_blocks_stay(self, policy: EvictionPolicy) -> None:
         """A block that is used again, or gone, is no victim."""
-        keys = chain(5)
-        policy.unused(keys[::-1])
-        policy.used(keys[:2])
-        assert set(policy.victims(3)) == set(keys[2:])
+        old, new = chain(3), chain(2, 300)
+        policy.unused(old[::-1])
+        policy.unused(new[::-1])
+        policy.used(old)
+        assert set(policy.victims(2)) == set(new)
 
     def test_used_blocks_may_be_unknown(self, policy: EvictionPolicy) -> None:
         """``used`` may name blocks that were never unused."""
@@ -126,15 +127,18 @@ class EvictionPolicyContract(Contract):
         assert list(other.victims(3)) == []
 
     def test_engine_replies_the_same(
-        self, plugin: object, engine_of: Callable[..., RunningEngine],
+        self, plugin: object, policy: EvictionPolicy, engine_of: Callable[..., RunningEngine],
         reference_engine: RunningEngine,
     ) -> None:  # fmt: skip
-        """A prompt that is found in memory has the reply that it has without, though KV is scarce."""
-        engine = engine_of(plugin, words=("--num-blocks", "24"))
-        prompts = [f"{at} {PROMPT}" for at in (1, 2, 3, 1)]
-        assert [engine.reply(prompt).tokens for prompt in prompts] == [
+        """A prompt found in memory, under the policy's name, has the reply that it has without."""
+        engine = engine_of(plugin, words=("--num-blocks", "12"))
+        prompts = [f"{at} {PROMPT * 4}" for at in (1, 2, 3, 3)]
+        replies = [engine.reply(prompt) for prompt in prompts]
+        assert [reply.tokens for reply in replies] == [
             reference_engine.reply(prompt).tokens for prompt in prompts
         ]
+        assert replies[-1].finish.usage.cached_by_tier.get(policy.name)
+        assert engine.plugin_errors == {}
 
 
 class CacheTierContract(Contract):
@@ -259,12 +263,16 @@ class CacheTierContract(Contract):
         assert numbers(dict(tier.stats()))
 
     def test_engine_replies_the_same(
-        self, plugin: object, engine_of: Callable[..., RunningEngine],
+        self, plugin: object, tier: CacheTier, engine_of: Callable[..., RunningEngine],
         reference_engine: RunningEngine,
     ) -> None:  # fmt: skip
-        """Replies are the same with the tier, while blocks leave memory and come back."""
-        engine = engine_of(plugin, words=("--num-blocks", "24"))
-        prompts = [f"{at} {PROMPT}" for at in (1, 2, 3, 1)]
-        assert [engine.reply(prompt).tokens for prompt in prompts] == [
+        """Replies are the same with the tier, while blocks leave memory and come back from it."""
+        tier.close()
+        engine = engine_of(plugin, words=("--num-blocks", "12"))
+        prompts = [f"{at} {PROMPT * 4}" for at in (1, 2, 3, 1)]
+        replies = [engine.reply(prompt) for prompt in prompts]
+        assert [reply.tokens for reply in replies] == [
             reference_engine.reply(prompt).tokens for prompt in prompts
         ]
+        assert engine.plugin_errors == {}
+        assert replies[-1].finish.usage.cached_by_tier.get(tier.name)

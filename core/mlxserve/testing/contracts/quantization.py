@@ -134,14 +134,16 @@ class KvCodecContract(Contract):
             assert all(mx.array_equal(a, b) for a, b in zip(planes, wanted, strict=True))
 
     def test_engine_serves_with_it(
-        self, plugin: object, engine_of: Callable[..., RunningEngine]
+        self, plugin: object, codec: KvCodec, engine_of: Callable[..., RunningEngine]
     ) -> None:
-        """Replies are whole, and the same again when their prompt is found in the cache."""
+        """The engine holds KV as it says; a prompt found in the cache has the same reply again."""
         engine = engine_of(plugin)
+        assert any(f" {codec.name} in " in line for line in engine.client.card.layout)
         first, again = engine.reply(PROMPT), engine.reply(PROMPT)
         assert len(first.tokens) == 8
         assert again.tokens == first.tokens
         assert again.finish.usage.cached_tokens > 0
+        assert engine.plugin_errors == {}
 
 
 def attention(

@@ -110,3 +110,4 @@ class SchedulingPolicyContract(Contract):
         engine = engine_of(plugin, words=("--max-batch-size", "2", "--completion-batch-size", "3"))
         requests = [engine.request(PROMPT * (1 + at % 3), 6) for at in range(7)]
         assert [len(reply.tokens) for reply in engine.replies(*requests)] == [6] * 7
+        assert engine.plugin_errors == {}

@@ -29,8 +29,8 @@ from mlxserve_hookspecs.speculation import (
 )
 
 CHORUS = tuple((b"one two three. " * 4)[:50])
-ALWAYS = ("--no-spec-decode-dynamic", "--kv-bits", "16")
-"""Draft whether it pays or not, and hold KV as the model makes it."""
+ALWAYS = ("--no-spec-decode-dynamic",)
+"""Draft whether it pays or not."""
 
 
 class NoHost:
@@ -146,13 +146,14 @@ class ProposerContract(Contract):
         assert proposer.propose(batch) == fresh.propose(batch)
 
     def test_engine_replies_the_same(
-        self, plugin: object, engine_of: Callable[..., RunningEngine]
-    ) -> None:
+        self, plugin: object, engine_of: Callable[..., RunningEngine],
+        reference_engine: RunningEngine,
+    ) -> None:  # fmt: skip
         """Greedy replies are the same with the proposer as without."""
-        plain = engine_of(words=ALWAYS)
-        guessing = engine_of(plugin, words=ALWAYS)
+        plain, guessing = reference_engine, engine_of(plugin, words=ALWAYS)
         for prompt in (PROMPT, "one two three"):
             assert guessing.reply(prompt, 24).tokens == plain.reply(prompt, 24).tokens
+        assert guessing.plugin_errors == {}
 
 
 class DraftPlannerContract(Contract):
