@@ -49,7 +49,7 @@ def sort_in_place(_: Any, waiting: Any, now: float) -> Any:
 
 SCHEDULING = {
     "plugin_fits_the_hooks": answering(make_policy=lambda who: None),
-    "order_keeps_everyone": policy(order=lambda p, w, now: p.order(w, now)[:-1]),
+    "order_is_one_of_those_that_wait": policy(order=lambda p, w, now: [*w, w[0]]),
     "nobody_waits": policy(order=lambda p, w, now: [*w, *chain(1)]),
     "order_leaves_the_queue_alone": policy(order=sort_in_place),
     "ranks_order_alike": policy(order=lambda p, w, now: random.sample(w, len(w))),

@@ -3,8 +3,7 @@
 import pytest
 from pluggy import PluginManager
 
-from mlxserve.hooks import ask
-from mlxserve.testing.contracts.base import Contract
+from mlxserve.testing.contracts.base import Contract, call
 from mlxserve_hookspecs import (
     Credentials,
     EngineStatus,
@@ -42,7 +41,7 @@ class AdmissionContract(Contract):
     def test_anybody_is_answered(self, manager: PluginManager, headers: dict[str, str]) -> None:
         """Whatever a client presents, the answer is an identity, a refusal or ``None``."""
         credentials = Credentials(headers=headers, path="/v1/models", client="10.0.0.1")
-        found = ask(manager, authenticate)(credentials=credentials)
+        found = call(manager, authenticate, credentials=credentials)
         assert found is None or isinstance(found, Identity | RequestError)
         if isinstance(found, RequestError):
             assert found.status in (401, 403)
@@ -51,7 +50,7 @@ class AdmissionContract(Contract):
     def test_secrets_are_kept(self, manager: PluginManager, headers: dict[str, str]) -> None:
         """What a client presented is in no refusal and no identity."""
         credentials = Credentials(headers=headers, path="/v1/models")
-        found = ask(manager, authenticate)(credentials=credentials)
+        found = call(manager, authenticate, credentials=credentials)
         assert SECRET not in repr(found)
         assert SECRET not in str(found)
 
@@ -61,7 +60,7 @@ class AdmissionContract(Contract):
     ) -> None:
         """Whatever the engine's state, a request is let pass or refused with an HTTP status."""
         for size in (1, 100_000):
-            found = ask(manager, admit)(request=request_of(size), status=status)
+            found = call(manager, admit, request=request_of(size), status=status)
             assert found is None or isinstance(found, RequestError)
             if isinstance(found, RequestError):
                 assert found.status in ALL
@@ -72,7 +71,7 @@ class AdmissionContract(Contract):
         self, manager: PluginManager, status: EngineStatus
     ) -> None:
         """A refusal for now (429, 503) says when to come again."""
-        found = ask(manager, admit)(request=request_of(10), status=status)
+        found = call(manager, admit, request=request_of(10), status=status)
         if isinstance(found, RequestError) and found.status in (429, 503):
             assert found.retry_after is not None
             assert found.retry_after >= 0

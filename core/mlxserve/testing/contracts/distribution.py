@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import pytest
 from pluggy import PluginManager
 
-from mlxserve.hooks import ask
 from mlxserve.loading import register
-from mlxserve.testing.contracts.base import Contract
+from mlxserve.testing.contracts.base import Contract, call
 from mlxserve_hookspecs import Rank, RankPlan, SettingError
 from mlxserve_hookspecs.distribution import join_group, launch_ranks, this_rank
 
@@ -29,7 +28,7 @@ class RanksContract(Contract):
     def test_one_rank_is_not_launched(self, manager: PluginManager, ranks: int | None) -> None:
         """Without several ranks ``launch_ranks`` passes, or says in one line what it lacks."""
         try:
-            found = ask(manager, launch_ranks)(argv=("run",), plan=RankPlan(local_ranks=ranks))
+            found = call(manager, launch_ranks, argv=("run",), plan=RankPlan(local_ranks=ranks))
         except SettingError as refused:
             assert str(refused)
             assert "\n" not in str(refused)
@@ -38,11 +37,11 @@ class RanksContract(Contract):
 
     def test_alone_is_no_rank(self, manager: PluginManager) -> None:
         """Without a launcher ``this_rank`` passes."""
-        assert ask(manager, this_rank)() is None
+        assert call(manager, this_rank) is None
 
     def test_alone_joins_no_group(self, manager: PluginManager) -> None:
         """Without other ranks ``join_group`` passes, and waits for nobody."""
-        assert ask(manager, join_group)() is None
+        assert call(manager, join_group) is None
 
     @pytest.fixture
     def a_rank(
@@ -60,7 +59,7 @@ class RanksContract(Contract):
 
     def test_rank_is_one_of_the_ranks(self, a_rank: PluginManager) -> None:
         """A rank reads from its environment which one it is; its secret is not shown."""
-        found = ask(a_rank, this_rank)()
+        found = call(a_rank, this_rank)
         assert isinstance(found, Rank)
         assert (found.rank, found.size) == (1, 2)
         assert found.secret
@@ -68,4 +67,4 @@ class RanksContract(Contract):
 
     def test_a_rank_launches_no_ranks(self, a_rank: PluginManager) -> None:
         """A process that is a rank already passes on ``launch_ranks``."""
-        assert ask(a_rank, launch_ranks)(argv=("run",), plan=RankPlan(local_ranks=2)) is None
+        assert call(a_rank, launch_ranks, argv=("run",), plan=RankPlan(local_ranks=2)) is None

@@ -9,8 +9,7 @@ import pytest
 from attrs import evolve
 from pluggy import PluginManager
 
-from mlxserve.hooks import ask
-from mlxserve.testing.contracts.base import Contract, answer
+from mlxserve.testing.contracts.base import Contract, answer, call
 from mlxserve.testing.texts import END, WIDTH, Bytes
 from mlxserve_hookspecs import (
     Constraint,
@@ -157,7 +156,7 @@ class ConstraintContract(Contract):
         """A demand of another kind is passed on, or refused with a ``RequestError``."""
         asked = request_with({"type": "a kind that nobody has heard of"})
         try:
-            found = ask(manager, make_constraint)(request=asked, text=text, vocab_size=WIDTH)
+            found = call(manager, make_constraint, request=asked, text=text, vocab_size=WIDTH)
         except RequestError:
             return
         assert found is None
@@ -200,7 +199,7 @@ class MarkupContract(Contract):
         self, manager: PluginManager, text: TextCodec, template: str
     ) -> None:
         """The answer is a ``Markup``, or ``None`` for a template that is another's."""
-        found = ask(manager, describe_markup)(text=text, template=template)
+        found = call(manager, describe_markup, text=text, template=template)
         assert found is None or isinstance(found, Markup)
 
     def test_nothing_else_changes(
@@ -208,14 +207,14 @@ class MarkupContract(Contract):
     ) -> None:
         """The codec's own markup is the core's to change."""
         before = text.markup
-        ask(manager, describe_markup)(text=text, template=template)
+        call(manager, describe_markup, text=text, template=template)
         assert text.markup is before
 
     def test_ranks_describe_alike(
         self, manager: PluginManager, text: TextCodec, template: str
     ) -> None:
         """The same template is described the same again: every rank asks its own plugin."""
-        one, other = (ask(manager, describe_markup)(text=text, template=template) for _ in range(2))
+        one, other = (call(manager, describe_markup, text=text, template=template) for _ in range(2))
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             assert evolve(one, parse_call=None) == evolve(other, parse_call=None)
@@ -223,7 +222,7 @@ class MarkupContract(Contract):
     def test_any_template_will_do(self, manager: PluginManager, text: TextCodec) -> None:
         """A template that is empty or no template at all is no mistake."""
         for template in ("", "{%", "{{ messages }}", "\x00"):
-            found = ask(manager, describe_markup)(text=text, template=template)
+            found = call(manager, describe_markup, text=text, template=template)
             assert found is None or isinstance(found, Markup)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pluggy import PluginManager
 
-from mlxserve.hooks import failures, gather, tell
+from mlxserve.hooks import failures, tell
 from mlxserve.testing.contracts.admission import request_of
-from mlxserve.testing.contracts.base import Contract, is_word
+from mlxserve.testing.contracts.base import Contract, call, is_word
 from mlxserve.testing.texts import WIDTH, Bytes
 from mlxserve_hookspecs import (
     EngineStatus,
@@ -99,7 +99,7 @@ class ObserverContract(Contract):
 
 def totals(manager: PluginManager) -> dict[str, float]:
     """Return what the plugin has counted."""
-    found = gather(manager, lifecycle.running_totals)()
+    found = call(manager, lifecycle.running_totals)
     return {name: value for one in found for name, value in one.items()}
 
 

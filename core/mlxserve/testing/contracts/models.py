@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from pluggy import PluginManager
 
-from mlxserve.hooks import ask
-from mlxserve.testing.contracts.base import Contract, answer
+from mlxserve.testing.contracts.base import Contract, answer, call
 from mlxserve_hookspecs import ModelError, ModelSource
 from mlxserve_hookspecs.models import resolve_model
 
@@ -57,7 +56,7 @@ class ModelSourceContract(Contract):
     def test_missing_model_is_one_line(self, manager: PluginManager, missing: str) -> None:
         """A reference that leads nowhere raises ``ModelError``: one line that says what is missing."""
         with pytest.raises(ModelError) as refused:
-            ask(manager, resolve_model)(reference=missing, progress=silent)
+            call(manager, resolve_model, reference=missing, progress=silent)
         assert str(refused.value)
         assert "\n" not in str(refused.value)
 
@@ -65,7 +64,7 @@ class ModelSourceContract(Contract):
         self, manager: PluginManager, foreign: str
     ) -> None:
         """A reference of another kind is passed on."""
-        assert ask(manager, resolve_model)(reference=foreign, progress=silent) is None
+        assert call(manager, resolve_model, reference=foreign, progress=silent) is None
 
     def test_progress_counts_up(self, manager: PluginManager, known: str) -> None:
         """Progress is told in words and whole numbers, never more than the total."""

@@ -48,10 +48,11 @@ class SchedulingPolicyContract(Contract):
             candidate("preempted", arrived=0.5, tokens=64, generated=30, preempted=2),
         ]
 
-    def test_order_keeps_everyone(self, policy: SchedulingPolicy, queue: list[Candidate]) -> None:
-        """``order`` returns each request that waits exactly once, and no other."""
-        ordered = list(policy.order(tuple(queue), 10.0))
-        assert sorted(ordered, key=lambda c: c.id) == sorted(queue, key=lambda c: c.id)
+    def test_order_is_one_of_those_that_wait(self, policy: SchedulingPolicy, queue: list[Candidate]) -> None:
+        """``order`` returns requests that it was given, each once, and leaves not all of them out."""
+        ordered = [one.id for one in policy.order(tuple(queue), 10.0)]
+        assert len(ordered) == len(set(ordered)) > 0
+        assert set(ordered) <= {one.id for one in queue}
 
     def test_nobody_waits(self, policy: SchedulingPolicy) -> None:
         """``order`` of nobody is nobody."""
