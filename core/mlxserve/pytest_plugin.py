@@ -3,6 +3,7 @@
 This module imports pytest and nothing else: whoever uses no fixture of it pays for none.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from mlxserve.testing.processes import ServerProcess
     from mlxserve.testing.servers import RunningServer
 
-pytest.register_assert_rewrite("mlxserve.testing")
+if "mlxserve.testing" not in sys.modules:  # else pytest runs within pytest
+    pytest.register_assert_rewrite("mlxserve.testing")
 
 
 @pytest.fixture(scope="session")

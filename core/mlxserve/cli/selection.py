@@ -139,9 +139,9 @@ def _named(
     variable = selector_variable("plugins")
     yield from read_words(variables.get(variable, ""), VARIABLE, f"${variable}")
     if folder := typed.get("--plugins-dir"):
-        yield from read_words(files_in(folder, "--plugins-dir"), FLAG, "--plugins-dir")
+        yield from read_words(files_in(folder, "--plugins-dir"), FILE, "--plugins-dir")
     elif folder := variables.get(variable := selector_variable("plugins-dir")):
-        yield from read_words(files_in(folder, f"${variable}"), VARIABLE, f"${variable}")
+        yield from read_words(files_in(folder, f"${variable}"), FILE, f"${variable}")
     for file in files:
         yield from read_words(
             file.tables.get("plugins", ()), file.strength, f"plugins in {file.label}"

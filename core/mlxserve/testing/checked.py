@@ -1,4 +1,4 @@
-"""What ``python -m mlxserve.testing.check`` runs: suites of the plugins that it was given."""
+"""The contracts of installed plugins, for pytest: their names and flags are in a variable."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from mlxserve.testing.contracts import Contract
 from mlxserve.testing.suites import contracts_of, suite
 
 VARIABLE: Final = "MLXSERVE_TESTING_CHECK"
+"""JSON: ``names`` of plugins, and ``words`` of ``mlxserve run`` for their options."""
+
 OWN: Final = ("bad", "call", "demand", "good", "known", "missing", "replies")
 """Fixtures of contracts that only a plugin's author can fill."""
 

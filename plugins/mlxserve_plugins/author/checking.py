@@ -1,14 +1,23 @@
 """``mlxserve plugins check`` and ``plugins --trace``: each runs in a process of its own."""
 
+import json
+import os
 import subprocess
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
 
 from mlxserve_hookspecs import PROJECT, PluginError
 
-FLAGS = "flags of mlxserve run: the plugins' options, after --"
+VARIABLE: Final = "MLXSERVE_TESTING_CHECK"
+SUITES: Final = ("--pyargs", "mlxserve.testing.checked")
+QUIET: Final = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--no-header", "-v", "--tb=short", "-rs")
+FLAGS: Final = "flags of mlxserve run: the plugins' options, after --"
 
 
 def add_check(parser: ArgumentParser) -> None:
@@ -30,8 +39,13 @@ def check(arguments: Namespace) -> int:
     """
     if find_spec("pytest") is None:
         raise PluginError("plugins check runs pytest: pip install pytest")
-    names = plugins_of(arguments.distribution)
-    return _run("mlxserve.testing.check", ",".join(names), *arguments.flags)
+    asked = {"names": plugins_of(arguments.distribution), "words": arguments.flags}
+    # What the plugins write goes to a folder that is deleted: caches of the user are left alone.
+    with tempfile.TemporaryDirectory(prefix="mlxserve-check-") as folder:
+        ini = Path(folder) / "pytest.ini"
+        ini.write_text("[pytest]\n", "utf-8")
+        env = {**os.environ, "XDG_CACHE_HOME": folder, VARIABLE: json.dumps(asked)}
+        return _run("pytest", "-c", str(ini), "--rootdir", folder, *QUIET, *SUITES, env=env)
 
 
 def trace(arguments: Namespace) -> int:
@@ -42,7 +56,7 @@ def trace(arguments: Namespace) -> int:
     """
     if find_spec("pytest") is None:
         raise PluginError("plugins --trace needs pytest: pip install pytest")
-    return _run("mlxserve.testing.trace", *arguments.flags)
+    return _run("mlxserve.testing.trace", *arguments.flags, env=os.environ)
 
 
 def plugins_of(name: str) -> list[str]:
@@ -61,5 +75,5 @@ def plugins_of(name: str) -> list[str]:
     return found
 
 
-def _run(module: str, *words: str) -> int:
-    return subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
+def _run(module: str, *words: str, env: Mapping[str, str]) -> int:
+    return subprocess.run([sys.executable, "-m", module, *words], env=env, check=False).returncode

@@ -102,6 +102,6 @@ def test_command_looks_at_everything_and_says_so_by_its_status(
     assert {row["area"] for row in found} == {
         "machine", "backend", "settings", "model", "memory", "port", "disk", "plugins",
     }  # fmt: skip
-    assert main(["doctor", "--port", "many"]) == 1
+    assert main(["doctor", "--", "--port", "many"]) == 1
     said = capsys.readouterr().out
     assert "problem  settings  --port must be a whole number, not 'many'" in said
