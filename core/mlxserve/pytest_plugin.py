@@ -22,7 +22,7 @@ if "mlxserve.testing" not in sys.modules:  # else pytest runs within pytest
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a llama of two layers in float32 that speaks noise, and its tokenizer."""
+    """Return a folder with a llama of two layers in float32 that speaks noise, and its text."""
     from mlxserve.testing.models import write_model
 
     return write_model(tmp_path_factory.mktemp("models") / "tiny")

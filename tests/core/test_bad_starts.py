@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlxserve.testing.models import write_model
+
 from ..integration.live import LOOPBACK, environment
 
 Break = Callable[[Path], object]

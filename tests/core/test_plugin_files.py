@@ -66,7 +66,7 @@ def test_every_file_of_a_folder_is_a_plugin(
     assert [row["name"] for row in rows(capsys)[:2]] == ["one", "two"]
     monkeypatch.delenv("MLXSERVE_PLUGINS_DIR")
     named = rows(capsys, "--plugins-dir", str(tmp_path), "--plugins", "no:two")
-    assert [row["name"] for row in named if row["active"]][0] == "one"
+    assert next(row["name"] for row in named if row["active"]) == "one"
 
 
 @pytest.mark.parametrize(

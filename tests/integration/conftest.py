@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from mlxserve.testing.models import write_model
+
 from .live import LOOPBACK, LiveServer, serving
 
 Serve: TypeAlias = Callable[..., LiveServer]

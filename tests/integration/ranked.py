@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from mlxserve.testing.models import CONFIG, write_model
+
 from .live import LOOPBACK, LiveServer
 
 linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds ranks through /proc")

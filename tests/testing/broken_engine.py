@@ -84,7 +84,9 @@ EVICTION = {
         victims=lambda p, n: list(_shared.values())[:n],
     ),
     "engine_replies_the_same": answering(
-        make_eviction_policy=lambda layout: But(LeastRecentlyUsed(), {"name": f"ram-{next(_asked)}"})
+        make_eviction_policy=lambda layout: But(
+            LeastRecentlyUsed(), {"name": f"ram-{next(_asked)}"}
+        )
     ),
 }
 

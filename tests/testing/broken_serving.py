@@ -1,6 +1,7 @@
 """One broken plugin for each clause: what lets in, serves, listens, finds and launches."""
 
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ ADMISSION = {
 
 _falls = itertools.count(0, -1)
 
+
+def _on_one_thread() -> dict[str, float]:
+    assert threading.current_thread() is threading.main_thread()
+    return {"total": 1.0}
+
+
 OBSERVER = {
     "plugin_fits_the_hooks": answering(on_start=lambda card: None),
     "events_are_heard_in_silence": answering(
@@ -58,17 +65,8 @@ OBSERVER = {
     ),
     "totals_are_numbers_by_name": answering(running_totals=lambda: {"my total": 1.0}),
     "totals_only_grow": answering(running_totals=lambda: {"total": next(_falls)}),
-    "totals_are_told_on_any_thread": lambda: answering(
-        running_totals=lambda: _on_one_thread()
-    )(),
+    "totals_are_told_on_any_thread": answering(running_totals=_on_one_thread),
 }  # fmt: skip
-
-
-def _on_one_thread() -> dict[str, float]:
-    import threading
-
-    assert threading.current_thread() is threading.main_thread()
-    return {"total": 1.0}
 
 
 def command(**changes: Any) -> Callable[[], object]:
@@ -144,7 +142,7 @@ RANKS = {
 }
 
 
-def surface(handler: Callable[[Any, Any], Any], asks: bool = True) -> Callable[[], object]:
+def surface(handler: Callable[[Any, Any], Any], *, asks: bool = True) -> Callable[[], object]:
     def routes(services: Any) -> list[Any]:
         @post("/speak", status_code=200)
         async def speak(request: Request[Any, Any, Any]) -> dict[str, Any]:

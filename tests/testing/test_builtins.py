@@ -1,6 +1,6 @@
 """Every built-in keeps the contract of its family, as a stranger's plugin has to."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,9 +213,8 @@ class TestGguf(ModelSourceContract):
 
 class _OutsideOfRanks(RanksContract):
     @pytest.fixture(autouse=True)
-    def clean(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def clean(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MLX_RANK", raising=False)
-        yield
 
     @pytest.fixture
     def environment(self) -> Mapping[str, str]:

@@ -84,11 +84,10 @@ class Cli:
         name, words = self.argv[0], self.argv[1:]
         if name.startswith("-"):
             name, words = "run", self.argv
+        if name == "plugins" and (action := _action(words)):
+            name, words = f"{name} {action}", tuple(w for w in words if w.lstrip("-") != action)
         if name not in BUILT_IN:
             return self._added(name, words)
-        if name == "plugins" and (action := _action(words)):
-            rest = tuple(word for word in words if word.lstrip("-") != action)
-            return self._added(f"{name} {action}", rest)
         if VERSION in words:
             return self._version()
         if HELP_FLAGS & set(words):

@@ -110,9 +110,7 @@ def select(
         switched = _switched(seen.sections, named, sources, installed)
         before, choice = choice, choose([*named, *switched], installed.default)
         if choice.names == before.names and not _unfounded(switched, choice):
-            return Selection(
-                choice, seen.sections, seen.broken, sources, tuple(rest), installed
-            )
+            return Selection(choice, seen.sections, seen.broken, sources, tuple(rest), installed)
     raise PluginError(
         f"plugins turn each other on and off without end: {', '.join(sorted(seen.sections))}"
     )

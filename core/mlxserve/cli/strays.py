@@ -43,7 +43,9 @@ def stray_variables(selection: Selection, installed: Installed) -> list[str]:
 
     They are no error: a variable may be meant for another command, or come from an orchestrator.
     """
-    known = {TRACE, *(selector_variable(name) for name in SELECTORS)} | _variables(selection.active).keys()
+    known = {TRACE, *(selector_variable(name) for name in SELECTORS)} | _variables(
+        selection.active
+    ).keys()
     strays = sorted(
         name
         for name in selection.sources.variables

@@ -16,7 +16,7 @@ HEADER = f"     {'hook':<22} {'plugin':<18} {'time':>12}  answer"
 
 
 def main(words: Sequence[str]) -> int:
-    """Run ``mlxserve run`` with ``words`` on a tiny model; return 0, or 1 where it did not start."""
+    """Run ``mlxserve run`` with ``words`` on a tiny model; return 1 where it did not start."""
     with tempfile.TemporaryDirectory(prefix="mlxserve-trace-") as folder:
         model = write_model(Path(folder) / "tiny")
         flags = (*LOOPBACK, "--no-ssd", "--model", str(model), *words)

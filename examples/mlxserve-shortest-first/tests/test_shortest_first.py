@@ -1,4 +1,4 @@
-"""The contract, the policy alone, and the plugin as the server sees it once pip has installed it."""
+"""The contract, the policy alone, and the plugin as an installed server sees it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Help who writes plugins: a package to start from, contracts for one, a look at every hook call."""
+"""Help who writes plugins: a package to start from, its contract, a look at every hook call."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence

@@ -16,7 +16,16 @@ from mlxserve_hookspecs import PROJECT, PluginError
 
 VARIABLE: Final = "MLXSERVE_TESTING_CHECK"
 SUITES: Final = ("--pyargs", "mlxserve.testing.checked")
-QUIET: Final = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--no-header", "-v", "--tb=short", "-rs")
+QUIET: Final = (
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:asyncio",
+    "--no-header",
+    "-v",
+    "--tb=short",
+    "-rs",
+)
 FLAGS: Final = "flags of mlxserve run: the plugins' options, after --"
 
 

@@ -80,10 +80,15 @@ def model(reference: str) -> Iterator[Finding]:
     elif os.environ.get("HF_HUB_OFFLINE") and "/" in reference:
         remedy = "unset it once, or copy the model and set --model to its folder"
         yield Finding(
-            "model", "problem", f"{reference} is not in the cache, and HF_HUB_OFFLINE is set", remedy
+            "model",
+            "problem",
+            f"{reference} is not in the cache, and HF_HUB_OFFLINE is set",
+            remedy,
         )
     else:
-        yield Finding("model", "ok", f"{reference} is fetched at the first start, if it is not here")
+        yield Finding(
+            "model", "ok", f"{reference} is fetched at the first start, if it is not here"
+        )
 
 
 def memory(reference: str) -> Iterator[Finding]:

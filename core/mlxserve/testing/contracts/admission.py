@@ -15,7 +15,7 @@ from mlxserve_hookspecs import (
 )
 from mlxserve_hookspecs.admission import admit, authenticate
 
-SECRET = "sk-a-secret-that-nobody-may-see"  # noqa: S105 - made up
+SECRET = "sk-a-secret-that-nobody-may-see"
 HEADERS = (
     {},
     {"authorization": f"Bearer {SECRET}"},

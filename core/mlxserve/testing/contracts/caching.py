@@ -225,7 +225,7 @@ class CacheTierContract(Contract):
         assert tier.lookup([evolve(key, tokens=key.tokens[::-1])]) == 0
 
     def test_the_same_block_is_held_once(
-        self, tier: CacheTier, layout: CacheLayout, put: Callable[[Sequence[BlockKey]], None]
+        self, tier: CacheTier, put: Callable[[Sequence[BlockKey]], None]
     ) -> None:
         """A block that is stored again is one block."""
         keys = chain(2)

@@ -27,13 +27,14 @@ class RanksContract(Contract):
     @pytest.mark.parametrize("ranks", [None, 1], ids=["unsaid", "one"])
     def test_one_rank_is_not_launched(self, manager: PluginManager, ranks: int | None) -> None:
         """Without several ranks ``launch_ranks`` passes, or says in one line what it lacks."""
+        refusal: SettingError | None = None
+        found = None
         try:
             found = call(manager, launch_ranks, argv=("run",), plan=RankPlan(local_ranks=ranks))
-        except SettingError as refused:
-            assert str(refused)
-            assert "\n" not in str(refused)
-        else:
-            assert found is None
+        except SettingError as error:
+            refusal = error
+        assert found is None
+        assert refusal is None or (str(refusal) and "\n" not in str(refusal))
 
     def test_alone_is_no_rank(self, manager: PluginManager) -> None:
         """Without a launcher ``this_rank`` passes."""

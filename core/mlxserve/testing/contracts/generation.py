@@ -118,9 +118,7 @@ class ConstraintContract(Contract):
             assert allowed(constraint) == masks[place]
             constraint.advance(tokens[place:])
 
-    def test_tokens_come_alone_or_together(
-        self, make: Callable[[], Constraint], good: str
-    ) -> None:
+    def test_tokens_come_alone_or_together(self, make: Callable[[], Constraint], good: str) -> None:
         """``advance`` of several tokens is that of one after the other."""
         one, other = make(), make()
         tokens = list(good.encode())[:-1]
@@ -195,9 +193,7 @@ class MarkupContract(Contract):
         """Return the model's tokenizer."""
         return Bytes()
 
-    def test_answer_is_markup(
-        self, manager: PluginManager, text: TextCodec, template: str
-    ) -> None:
+    def test_answer_is_markup(self, manager: PluginManager, text: TextCodec, template: str) -> None:
         """The answer is a ``Markup``, or ``None`` for a template that is another's."""
         found = call(manager, describe_markup, text=text, template=template)
         assert found is None or isinstance(found, Markup)
@@ -214,7 +210,9 @@ class MarkupContract(Contract):
         self, manager: PluginManager, text: TextCodec, template: str
     ) -> None:
         """The same template is described the same again: every rank asks its own plugin."""
-        one, other = (call(manager, describe_markup, text=text, template=template) for _ in range(2))
+        one, other = (
+            call(manager, describe_markup, text=text, template=template) for _ in range(2)
+        )
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             assert evolve(one, parse_call=None) == evolve(other, parse_call=None)
@@ -290,9 +288,7 @@ class OutputParserContract(Contract):
         for reply in replies:
             assert facts(read(make(), ["", *reply, ""])) == facts(read(make(), [reply]))
 
-    def test_calls_are_json(
-        self, make: Callable[[], OutputParser], replies: Sequence[str]
-    ) -> None:
+    def test_calls_are_json(self, make: Callable[[], OutputParser], replies: Sequence[str]) -> None:
         """A call has a name; the fragments of its arguments, joined, are an object in JSON."""
         for reply in replies:
             for name, arguments in calls_of(read(make(), [reply])):
@@ -302,7 +298,7 @@ class OutputParserContract(Contract):
     def test_parts_tell_the_same_story(
         self, make: Callable[[], OutputParser], replies: Sequence[str]
     ) -> None:
-        """Where a parser gives parts, they are all there is, calls counted from 0 and ended once."""
+        """A parser's parts, if it gives any, are all there is; calls count from 0 and end once."""
         for reply in replies:
             found = read(make(), list(reply))
             if not found.parts:

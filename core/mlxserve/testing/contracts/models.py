@@ -54,7 +54,7 @@ class ModelSourceContract(Contract):
         assert one.identity == other.identity
 
     def test_missing_model_is_one_line(self, manager: PluginManager, missing: str) -> None:
-        """A reference that leads nowhere raises ``ModelError``: one line that says what is missing."""
+        """A reference that leads nowhere raises ``ModelError``: one line."""
         with pytest.raises(ModelError) as refused:
             call(manager, resolve_model, reference=missing, progress=silent)
         assert str(refused.value)
@@ -76,5 +76,5 @@ class ModelSourceContract(Contract):
         answer(manager, resolve_model, reference=known, progress=hear)
         for what, done, total in told:
             assert what
-            assert 0 <= done
+            assert done >= 0
             assert total is None or done <= total

@@ -94,8 +94,8 @@ class KvCodecContract(Contract):
     @pytest.mark.parametrize("tokens", [1, 3], ids=["decode", "several tokens"])
     def test_attention_reads_what_decode_returns(
         self, codec: KvCodec, side: KvSide, x: Array, tokens: int, mask: str, sinks: bool
-    ) -> None:  # noqa: FBT001
-        """``attend`` is attention over the decoded planes, for every mask, with sinks or without."""
+    ) -> None:
+        """``attend`` is attention over the decoded planes, for every mask, with sinks too."""
         import mlx.core as mx
 
         shape = (ROWS, QUERY_HEADS, tokens, side.width)
@@ -109,9 +109,7 @@ class KvCodecContract(Contract):
         }
         logits = mx.array([0.5, -1.0, 2.0, 0.0]) if sinks else None
         scale = side.width**-0.5
-        got = codec.attend(
-            queries, held[0], held[1], scale=scale, mask=masks[mask], sinks=logits
-        )
+        got = codec.attend(queries, held[0], held[1], scale=scale, mask=masks[mask], sinks=logits)
         decoded = [codec.decode(p, which) for p, which in zip(held, SIDES, strict=True)]
         wanted = attention(queries, decoded, scale, masks[mask], logits)
         assert got.shape == wanted.shape

@@ -60,9 +60,7 @@ class RoutesContract(Contract):
         raise NotImplementedError("override the fixture `call`")
 
     @pytest.fixture
-    def server(
-        self, plugin: object, reference_engine: RunningEngine
-    ) -> Iterator[RunningServer]:
+    def server(self, plugin: object, reference_engine: RunningEngine) -> Iterator[RunningServer]:
         """Return a server of the plugin's routes and no others."""
         resolved = evolve(reference_engine.resolved, plugins=register({"plugin": plugin}))
         engine = reference_engine
@@ -70,9 +68,7 @@ class RoutesContract(Contract):
             yield server
 
     @pytest.fixture
-    def loading(
-        self, plugin: object, reference_engine: RunningEngine
-    ) -> Iterator[RunningServer]:
+    def loading(self, plugin: object, reference_engine: RunningEngine) -> Iterator[RunningServer]:
         """Return a server whose model is not there yet."""
         resolved = evolve(reference_engine.resolved, plugins=register({"plugin": plugin}))
         service = EngineService(resolved)
@@ -80,9 +76,7 @@ class RoutesContract(Contract):
             yield server
 
     @pytest.fixture
-    def guarded(
-        self, plugin: object, reference_engine: RunningEngine
-    ) -> Iterator[RunningServer]:
+    def guarded(self, plugin: object, reference_engine: RunningEngine) -> Iterator[RunningServer]:
         """Return a server that refuses everybody."""
         plugins = register({"nobody": Nobody(), "plugin": plugin})
         resolved = evolve(reference_engine.resolved, plugins=plugins)
@@ -96,7 +90,7 @@ class RoutesContract(Contract):
         assert answered.status_code < 300, answered.text
 
     def test_loading_is_said(self, loading: RunningServer, call: Call) -> None:
-        """While the model loads the answer is 503 with ``Retry-After``, or one without the engine."""
+        """While the model loads the answer is 503 with ``Retry-After``, or needs no engine."""
         answered = send(loading, call)
         assert answered.status_code < 400 or answered.status_code == 503, answered.text
         if answered.status_code == 503 and not self.public:

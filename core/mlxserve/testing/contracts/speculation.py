@@ -130,7 +130,7 @@ class ProposerContract(Contract):
         assert tokens == list(CHORUS)
 
     def test_rows_grow(self, proposer: Proposer) -> None:
-        """A row is followed while it grows by one token or by several, whether it was asked or not."""
+        """A row is followed while it grows, by one token or by several at once."""
         for length in (20, 21, 22, 26, 27, 40, 50):
             row = draft_request(3, CHORUS[:length], prompt_tokens=18)
             proposer.wants([row])
@@ -170,7 +170,9 @@ class DraftPlannerContract(Contract):
     def test_lengths_fit(self, planner: DraftPlanner) -> None:
         """``plan`` returns whole numbers from 0 to ``most``, for rows that it was asked about."""
         for turn in range(30):
-            rows = [DraftRoom(uid=uid, most=most) for uid, most in ((2, 0), (4, 1), (8, 5), (turn, 16))]
+            rows = [
+                DraftRoom(uid=uid, most=most) for uid, most in ((2, 0), (4, 1), (8, 5), (turn, 16))
+            ]
             most = {row.uid: row.most for row in rows}
             plan = planner.plan(rows)
             assert set(plan) <= set(most)
@@ -210,7 +212,7 @@ class AcceptanceRuleContract(Contract):
         assert isinstance(rule.lossless, bool)
 
     @pytest.mark.parametrize("sampled", [False, True], ids=["deterministic", "sampled"])
-    def test_counts_and_weights_fit(self, rule: AcceptanceRule, sampled: bool) -> None:  # noqa: FBT001
+    def test_counts_and_weights_fit(self, rule: AcceptanceRule, sampled: bool) -> None:
         """Counts are ``[rows]`` within each draft's length; weights ``[rows, vocab]``, usable."""
         import mlx.core as mx
 
@@ -249,7 +251,7 @@ class AcceptanceRuleContract(Contract):
         assert counts.tolist() == [0] * 8
 
     @pytest.mark.parametrize("sampled", [False, True], ids=["deterministic", "sampled"])
-    def test_a_lossless_rule_is(self, rule: AcceptanceRule, sampled: bool) -> None:  # noqa: FBT001
+    def test_a_lossless_rule_is(self, rule: AcceptanceRule, sampled: bool) -> None:
         """Under a lossless rule the first token is distributed as the target says."""
         import mlx.core as mx
 
