@@ -75,12 +75,13 @@ def process_of(
 
     It serves the tiny model on a free port unless ``words`` say otherwise, and ends with the test.
     """
+    from mlxserve.testing.engines import without_tiers
     from mlxserve.testing.processes import LOOPBACK, serving
 
     with ExitStack() as stack:
 
         def start(*words: str) -> "ServerProcess":
-            flags = (*LOOPBACK, "--no-ssd", "--model", str(tiny_model), *words)
+            flags = (*LOOPBACK, "--model", str(tiny_model), *without_tiers(words), *words)
             return stack.enter_context(serving(tmp_path_factory.mktemp("server"), *flags))
 
         yield start

@@ -17,6 +17,7 @@ from mlxserve.hooks import Manager, failures
 from mlxserve.loading import installed, register
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
+    PROJECT,
     EngineClient,
     Finish,
     GenerationEvent,
@@ -25,8 +26,8 @@ from mlxserve_hookspecs import (
     StopConditions,
 )
 
-QUIET: Final = ("--no-ssd", "--host", "127.0.0.1")
-"""Nothing on disk, nothing of another run found there, and nobody else reaches it."""
+HERE: Final = ("--host", "127.0.0.1")
+"""Nobody else reaches it."""
 
 START_S: Final = 120.0
 """Seconds to a loaded model."""
@@ -199,13 +200,29 @@ def running_engine(
     Raises:
         MlxserveError: A mistake in ``words``, or a plugin that does not fit.
     """
-    resolved = resolved_with(plugins, ("--model", str(model), *QUIET, *words))
+    resolved = resolved_with(plugins, ("--model", str(model), *HERE, *without_tiers(words), *words))
     engine = RunningEngine(resolved, EngineService(resolved))
     try:
         engine.start()
         yield engine
     finally:
         engine.stop()
+
+
+def without_tiers(words: Sequence[str]) -> tuple[str, ...]:
+    """Return words that turn off the default set's cache tiers but for those that ``words`` name.
+
+    Nothing of a test is kept, and nothing of another run is found.
+    """
+    found = installed(cast(EntryPoints, entry_points()))
+    said = {name for word in words for name in word.split(",")}
+    tiers = [
+        name
+        for name in found.default
+        if name not in said
+        and hasattr(getattr(found.load(name), "make_cache_tier", None), f"{PROJECT}_impl")
+    ]
+    return ("--plugins", ",".join(f"no:{name}" for name in tiers)) if tiers else ()
 
 
 def resolved_with(plugins: Sequence[object], words: Sequence[str]) -> Resolved:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from mlxserve.testing.engines import without_tiers
 from mlxserve.testing.models import write_model
 from mlxserve.testing.processes import LOOPBACK, serving
 from mlxserve.tracing import VARIABLE
@@ -19,7 +20,7 @@ def main(words: Sequence[str]) -> int:
     """Run ``mlxserve run`` with ``words`` on a tiny model; return 1 where it did not start."""
     with tempfile.TemporaryDirectory(prefix="mlxserve-trace-") as folder:
         model = write_model(Path(folder) / "tiny")
-        flags = (*LOOPBACK, "--no-ssd", "--model", str(model), *words)
+        flags = (*LOOPBACK, "--model", str(model), *without_tiers(words), *words)
         try:
             with serving(Path(folder), *flags, variables={VARIABLE: "1"}) as server:
                 body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}

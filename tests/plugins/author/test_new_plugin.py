@@ -31,8 +31,10 @@ def outcomes(written: Mapping[str, Path]) -> dict[str, list[str]]:
     class Watch:
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.when == "call" or report.failed:
-                module = Path(report.location[0]).stem.removeprefix("test_mlxserve_my_")
-                found.setdefault(module, []).append(f"{report.outcome}: {report.location[2]}")
+                module = Path(report.nodeid.partition("::")[0]).stem.removeprefix(
+                    "test_mlxserve_my_"
+                )
+                found.setdefault(module, []).append(f"{report.outcome}: {report.nodeid}")
 
     paths = list(map(str, written.values()))
     before = sys.path[:]

@@ -1,6 +1,6 @@
 """The contracts of what guesses ahead: proposers, planners of drafts, acceptance rules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from mlxserve_hookspecs import (
     SamplingParams,
     Verdict,
     Verification,
+    hookimpl,
 )
 from mlxserve_hookspecs.speculation import (
     make_acceptance_rule,
@@ -29,8 +30,25 @@ from mlxserve_hookspecs.speculation import (
 )
 
 CHORUS = tuple((b"one two three. " * 4)[:50])
-ALWAYS = ("--no-spec-decode-dynamic",)
-"""Draft whether it pays or not."""
+
+
+class Always:
+    """A plugin whose planner drafts whether it pays or not; implements ``DraftPlanner`` too."""
+
+    @hookimpl
+    def make_draft_planner(self) -> DraftPlanner:
+        """Return itself."""
+        return self
+
+    def plan(self, rows: Sequence[DraftRoom]) -> Mapping[int, int]:
+        """Return all that each row has room for, up to four."""
+        return {row.uid: min(row.most, 4) for row in rows}
+
+    def learn(self, verdicts: Sequence[Verdict], seconds: float) -> None:
+        """Learn nothing."""
+
+    def finished(self, uids: Sequence[int]) -> None:
+        """Keep nothing."""
 
 
 class NoHost:
@@ -150,7 +168,7 @@ class ProposerContract(Contract):
         reference_engine: RunningEngine,
     ) -> None:  # fmt: skip
         """Greedy replies are the same with the proposer as without."""
-        plain, guessing = reference_engine, engine_of(plugin, words=ALWAYS)
+        plain, guessing = reference_engine, engine_of(plugin, Always())
         for prompt in (PROMPT, "one two three"):
             assert guessing.reply(prompt, 24).tokens == plain.reply(prompt, 24).tokens
         assert guessing.client.status.counters["draft_errors"] == 0
