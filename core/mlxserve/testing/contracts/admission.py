@@ -16,7 +16,7 @@ from mlxserve_hookspecs import (
 from mlxserve_hookspecs.admission import admit, authenticate
 
 SECRET = "sk-a-secret-that-nobody-may-see"
-HEADERS = (
+HEADERS: tuple[dict[str, str], ...] = (
     {},
     {"authorization": f"Bearer {SECRET}"},
     {"authorization": SECRET, "x-api-key": SECRET},
