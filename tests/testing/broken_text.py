@@ -9,6 +9,7 @@ from mlxserve.testing import (
     AcceptanceRuleContract,
     Bytes,
     ConstraintContract,
+    Contract,
     DraftPlannerContract,
     MarkupContract,
     OutputParserContract,
@@ -261,7 +262,7 @@ TABLES = {
     ConstraintContract: CONSTRAINT,
     MarkupContract: MARKUP,
 }
-PARSERS = {OutputParserContract: PARSER}
+PARSERS: dict[type[Contract], Any] = {OutputParserContract: PARSER}
 MARKED = Bytes(markup_for(Bytes(), "", "hermes", "think"))
 
 globals().update(collected(TABLES, demand=DEMAND, good='{"a": 4}', bad='{"a": "x"}'))

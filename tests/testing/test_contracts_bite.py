@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define, field
@@ -36,13 +37,15 @@ class Watch:
     ) -> Iterator[None]:
         yield
         if call.excinfo is not None:
-            name = (item.cls.contract.__name__, item.cls.clause)  # type: ignore[union-attr]
+            told: Any = item.cls
+            name = (told.contract.__name__, told.clause)
             self.went.setdefault(name, []).append(f"{call.when}: {call.excinfo.typename}")
 
     @staticmethod
     def _told(item: pytest.Item) -> bool:
         assert isinstance(item, pytest.Function)
-        return item.originalname == item.cls.clause  # type: ignore[union-attr]
+        told: Any = item.cls
+        return bool(item.originalname == told.clause)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any, Final, cast
 
@@ -33,7 +34,7 @@ def suites(names: list[str], words: list[str]) -> dict[str, type[Contract]]:
     found = {}
     for name in names:
         for contract in contracts_of(make(name)):
-            made = suite(contract, lambda name=name: make(name))
+            made = suite(contract, partial(make, name))
             title = "".join(part.title() for part in name.split("-"))
             made.__name__ = f"Test{title}{contract.__name__}"
             for fixture in OWN:

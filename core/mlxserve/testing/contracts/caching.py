@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -166,7 +167,7 @@ class CacheTierContract(Contract):
         def store(keys: Sequence[BlockKey]) -> None:
             tier.store([block(layout, key) for key in keys])
             for key in keys:
-                until(lambda key=key: tier.lookup([key]) == 1, SETTLED_S, lambda: "not found")
+                until(partial(tier.lookup, [key]), SETTLED_S, lambda: "not found")
 
         return store
 

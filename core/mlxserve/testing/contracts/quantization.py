@@ -86,7 +86,7 @@ class KvCodecContract(Contract):
 
         back = codec.decode(codec.encode(x, which), which)
         assert (back.shape, back.dtype) == (x.shape, x.dtype)
-        error = mx.sqrt(((back - x) ** 2).mean() / (x**2).mean()).item()
+        error: Any = mx.sqrt(((back - x) ** 2).mean() / (x**2).mean()).item()
         assert error <= self.tolerance
 
     @pytest.mark.parametrize("sinks", [False, True], ids=["no sinks", "sinks"])

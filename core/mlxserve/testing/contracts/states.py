@@ -1,6 +1,7 @@
 """The contract of a store of recurrent state."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ class StateStoreContract(Contract):
         keys = [chain(1, 100 * at)[0] for at in range(3)]
         for at, key in enumerate(keys):
             store(states, key, at)
-            until(lambda key=key: states.lookup([key]) == 1, SETTLED_S, lambda: "not found")
+            until(partial(states.lookup, [key]), SETTLED_S, lambda: "not found")
         assert states.clear() == 3
         assert [states.lookup([key]) for key in keys] == [0, 0, 0]
 
