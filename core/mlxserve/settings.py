@@ -17,7 +17,11 @@ DEFAULT, PRESET, FILE, VARIABLE, FLAG = range(5)
 DEFAULT_ORIGIN: Final = "default"
 MASK: Final = "****"
 RESERVED: Final = frozenset(
-    ("--plugins", "--preset", "--config", "--help", "--help-all", "--json", "--version")
+    f"--{name}"
+    for name in (
+        *("plugins", "plugins-dir", "trace", "preset", "config"),
+        *("help", "help-all", "json", "version"),
+    )
 )
 """Flags that choose what options there are, or mean something to every command."""
 

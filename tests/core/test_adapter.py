@@ -12,10 +12,9 @@ from structlog.testing import capture_logs
 from mlxserve.loading import register
 from mlxserve.model.load import load
 from mlxserve.options import ModelOptions
+from mlxserve.testing.models import write_model
 from mlxserve_hookspecs import ModelError
 from mlxserve_plugins.hub import Hub
-
-from ..integration.folders import write_model
 
 
 def adapter(folder: Path, model: Path) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ..integration.folders import write_model
+from mlxserve.testing.models import write_model
+
 from ..integration.live import LOOPBACK, environment
 
 Break = Callable[[Path], object]

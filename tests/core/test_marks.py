@@ -9,9 +9,8 @@ from mlxserve.loading import register
 from mlxserve.model.load import load
 from mlxserve.model.marks import MARK, marked, unmarked
 from mlxserve.options import ModelOptions
+from mlxserve.testing.models import write_model
 from mlxserve_plugins.hub import Hub
-
-from ..integration.folders import write_model
 
 
 def mark(path: Path) -> None:

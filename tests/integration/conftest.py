@@ -8,7 +8,8 @@ from typing import TypeAlias
 import pytest
 from openai import OpenAI
 
-from .folders import write_model
+from mlxserve.testing.models import write_model
+
 from .live import LOOPBACK, LiveServer, serving
 
 Serve: TypeAlias = Callable[..., LiveServer]

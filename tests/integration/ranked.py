@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from .folders import CONFIG, write_model
+from mlxserve.testing.models import CONFIG, write_model
+
 from .live import LOOPBACK, LiveServer
 
 linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds ranks through /proc")

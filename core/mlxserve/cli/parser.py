@@ -22,7 +22,8 @@ FLAG_KEY: Final = "flag:"
 METAVARS: Final = {int: "N", float: "X", Path: "PATH"}
 
 SELECTORS: Final = {
-    "plugins": "add to the default set, or take out: a,b,no:c; first named, first asked",
+    "plugins": "add to the default set, or take out: a,b,no:c,./file.py; first named, first asked",
+    "plugins-dir": "add every plugin file of a folder",
     "preset": "settings to start from: a preset's name, or a TOML file",
     "config": "settings that beat the preset's: a TOML file, or a preset's name",
 }
@@ -53,7 +54,7 @@ def add_selectors(parser: ArgumentParser) -> None:
         group.add_argument(
             f"--{name}",
             dest=FLAG_KEY + name,
-            metavar=name.upper(),
+            metavar=name.rpartition("-")[2].upper(),
             action="append" if name == "plugins" else "store",
             help=f"{what} (${selector_variable(name)})",
             default=SUPPRESS,
@@ -62,7 +63,7 @@ def add_selectors(parser: ArgumentParser) -> None:
 
 def selector_variable(name: str) -> str:
     """Return the variable that stands in for ``--plugins``, ``--preset`` or ``--config``."""
-    return f"MLXSERVE_{name.upper()}"
+    return f"MLXSERVE_{name.upper().replace('-', '_')}"
 
 
 def add_section(parser: ArgumentParser, section: Section, note: str = "") -> None:

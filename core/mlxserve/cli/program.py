@@ -85,6 +85,8 @@ class Cli:
         name, words = self.argv[0], self.argv[1:]
         if name.startswith("-"):
             name, words = "run", self.argv
+        if name == "plugins" and (action := _action(words)):
+            name, words = f"{name} {action}", tuple(w for w in words if w.lstrip("-") != action)
         if name not in BUILT_IN:
             return self._added(name, words)
         if VERSION in words:
@@ -110,8 +112,8 @@ class Cli:
 
     def _plugins(self, words: tuple[str, ...]) -> int:
         selection = select(_without_json(words), self.variables, self.installed)
-        refuse_strays(selection, self.installed)
-        rows = plugin_rows(selection, self.installed)
+        refuse_strays(selection, selection.installed)
+        rows = plugin_rows(selection, selection.installed)
         print(to_json(rows) if JSON in words else plugins_text(rows))
         return 0
 
@@ -145,7 +147,7 @@ class Cli:
         return resolved
 
     def _warn(self, selection: Selection) -> None:
-        for line in stray_variables(selection, self.installed):
+        for line in stray_variables(selection, selection.installed):
             print(f"mlxserve: warning: {line}", file=sys.stderr)
 
     def _added_by_default(self) -> Sequence[Command]:
@@ -183,6 +185,13 @@ def _likely(name: str, known: Sequence[str]) -> str:
 def _flags(parser: Parser) -> list[str]:
     """Return the flags of ``parser``; argparse has no public list of them."""
     return [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001
+
+
+def _action(words: tuple[str, ...]) -> str:
+    """Return what a plugin's command is to do about plugins: ``check``, or ``--trace``."""
+    if "--trace" in words:
+        return "trace"
+    return words[0] if words and not words[0].startswith("-") else ""
 
 
 def _without_json(words: tuple[str, ...]) -> tuple[str, ...]:

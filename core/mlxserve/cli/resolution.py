@@ -9,6 +9,7 @@ from mlxserve.door import PluginCrashError
 from mlxserve.loading import Installed, register
 from mlxserve.resolved import Resolved, SettingRow
 from mlxserve.settings import build, check_keys
+from mlxserve.tracing import VARIABLE, traced
 from mlxserve_hookspecs import MlxserveError
 
 
@@ -35,6 +36,7 @@ def resolve(
         MlxserveError: A user's mistake, or a broken plugin.
     """
     selection = select(words, variables, installed, without)
+    installed = selection.installed
     for error in selection.broken.values():
         raise error
     refuse_strays(selection, installed, lenient=lenient)
@@ -51,6 +53,8 @@ def resolve(
         for name, (value, origin) in settings.items()
     )
     core = {section.name: built[section.name][0] for section in CORE}
+    if variables.get(VARIABLE):
+        plugins = traced(plugins)
     manager = register(plugins, installed.distributions)
     resolved = Resolved(
         plugins=manager, names=selection.choice.names, rows=rows, argv=tuple(argv), **core

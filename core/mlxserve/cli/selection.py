@@ -6,6 +6,7 @@ from typing import Any
 from attrs import field, frozen
 
 from mlxserve.choice import Choice, Word, choose, read_words
+from mlxserve.cli.files import files_in, with_files
 from mlxserve.cli.parser import parse_flags, selector_variable
 from mlxserve.loading import Installed
 from mlxserve.options import SECTIONS
@@ -37,6 +38,7 @@ class Selection:
         broken: Why an active plugin cannot be imported.
         sources: Where values come from.
         rest: Words of the command line that belong to nobody here.
+        installed: What is installed, and the plugin files that were named.
     """
 
     choice: Choice
@@ -44,6 +46,7 @@ class Selection:
     broken: Mapping[str, PluginError]
     sources: Sources
     rest: tuple[str, ...]
+    installed: Installed
 
     @property
     def active(self) -> tuple[Section, ...]:
@@ -95,7 +98,7 @@ def select(
     """
     typed, _ = parse_flags(words, ())
     files = _files(typed, variables, installed)
-    named = [*_named(typed, variables, files)]
+    installed, named = with_files(installed, _named(typed, variables, files))
     for word in named:
         installed.known(word.name)
     seen = _Seen()
@@ -107,7 +110,7 @@ def select(
         switched = _switched(seen.sections, named, sources, installed)
         before, choice = choice, choose([*named, *switched], installed.default)
         if choice.names == before.names and not _unfounded(switched, choice):
-            return Selection(choice, seen.sections, seen.broken, sources, tuple(rest))
+            return Selection(choice, seen.sections, seen.broken, sources, tuple(rest), installed)
     raise PluginError(
         f"plugins turn each other on and off without end: {', '.join(sorted(seen.sections))}"
     )
@@ -133,6 +136,10 @@ def _named(
         yield from read_words(raw, FLAG, "--plugins")
     variable = selector_variable("plugins")
     yield from read_words(variables.get(variable, ""), VARIABLE, f"${variable}")
+    if folder := typed.get("--plugins-dir"):
+        yield from read_words(files_in(folder, "--plugins-dir"), FILE, "--plugins-dir")
+    elif folder := variables.get(variable := selector_variable("plugins-dir")):
+        yield from read_words(files_in(folder, f"${variable}"), FILE, f"${variable}")
     for file in files:
         yield from read_words(
             file.tables.get("plugins", ()), file.strength, f"plugins in {file.label}"

@@ -9,6 +9,7 @@ from mlxserve.cli.selection import CORE, Selection
 from mlxserve.loading import Installed, is_builtin
 from mlxserve.presets import known_presets
 from mlxserve.settings import Section, Setting, SettingsFile, near, options_class
+from mlxserve.tracing import VARIABLE as TRACE
 from mlxserve_hookspecs import PluginError, SettingError
 
 PREFIX: Final = "MLXSERVE_"
@@ -42,7 +43,9 @@ def stray_variables(selection: Selection, installed: Installed) -> list[str]:
 
     They are no error: a variable may be meant for another command, or come from an orchestrator.
     """
-    known = {selector_variable(name) for name in SELECTORS} | _variables(selection.active).keys()
+    known = {TRACE, *(selector_variable(name) for name in SELECTORS)} | _variables(
+        selection.active
+    ).keys()
     strays = sorted(
         name
         for name in selection.sources.variables

@@ -77,7 +77,7 @@ class Lifecycle:
         for number in SIGNALS:
             loop.add_signal_handler(number, self._hear, number)
         app = build_app(self.resolved, self.service)
-        server = _server(app)
+        server = make_server(app)
         http = asyncio.create_task(server.serve([self.listener]))
         loop.call_later(HELD_S, release_held)
         self.service.attach(loop)
@@ -169,7 +169,8 @@ def explained(failure: BaseException, rows: Iterable[SettingRow]) -> BaseExcepti
     return meant
 
 
-def _server(app: Litestar) -> Server:
+def make_server(app: Litestar) -> Server:
+    """Return the HTTP server of ``app``; whoever runs it owns the signals and the listener."""
     return Server(
         uvicorn.Config(
             app,

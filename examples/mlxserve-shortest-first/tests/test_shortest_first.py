@@ -1,24 +1,22 @@
-"""The policy alone, and the plugin as the server sees it once pip has installed it."""
+"""The contract, the policy alone, and the plugin as an installed server sees it."""
 
 import json
 import subprocess
 import sys
 from typing import Any
 
+import pytest
 from mlxserve_shortest_first import ShortestFirst, ShortestFirstOptions, ShortestFirstPolicy
 
-from mlxserve_hookspecs import Candidate, Load, SchedulingPolicy
+from mlxserve.testing import SchedulingPolicyContract
+from mlxserve.testing.contracts.scheduling import candidate
+from mlxserve_hookspecs import Load, SchedulingPolicy
 
 
-def candidate(name: str, tokens: int, arrived: float = 0.0) -> Candidate:
-    return Candidate(
-        id=name,
-        priority=0,
-        tenant="",
-        arrived=arrived,
-        prompt_tokens=tokens,
-        remaining_prefill=tokens,
-    )
+class TestShortestFirst(SchedulingPolicyContract):
+    @pytest.fixture
+    def plugin(self) -> ShortestFirst:
+        return ShortestFirst(ShortestFirstOptions())
 
 
 def policy(aging: float = 100.0) -> SchedulingPolicy:
@@ -32,23 +30,23 @@ def plugin_named(name: str, *flags: str) -> dict[str, Any]:
 
 
 def test_shortest_prompt_goes_first() -> None:
-    long, short = candidate("long", 900), candidate("short", 10, arrived=1.0)
+    long, short = candidate("long", tokens=900), candidate("short", arrived=1.0)
     assert policy().order([long, short], now=2.0) == [short, long]
 
 
 def test_waiting_makes_up_for_length() -> None:
-    long, short = candidate("long", 900), candidate("short", 10, arrived=10.0)
+    long, short = candidate("long", tokens=900), candidate("short", arrived=10.0)
     assert policy(aging=100.0).order([short, long], now=10.0) == [long, short]
     assert policy(aging=0.0).order([long, short], now=10.0) == [short, long]
 
 
 def test_equals_go_in_the_order_of_arrival() -> None:
-    early, late = candidate("early", 5, arrived=1.0), candidate("late", 5, arrived=2.0)
+    early, late = candidate("early", arrived=1.0), candidate("late", arrived=2.0)
     assert policy(aging=0.0).order([late, early], now=3.0) == [early, late]
 
 
 def test_victim_has_most_work_left() -> None:
-    running = [candidate("short", 1), candidate("long", 50)]
+    running = [candidate("short", tokens=1), candidate("long", tokens=50)]
     assert policy().victim(running, now=0.0) == running[1]
     assert policy().victim([], now=0.0) is None
 

@@ -15,7 +15,7 @@ from litestar.testing import TestClient
 from mlxserve.serve.address import address_of, listen
 from mlxserve.serve.app import build_app
 from mlxserve.serve.frame import Unmarked, origin_form
-from mlxserve.serve.lifecycle import _server
+from mlxserve.serve.lifecycle import make_server
 from mlxserve.serve.protocol import HALF_CLOSED_S
 from mlxserve_hookspecs import hookimpl
 from mlxserve_hookspecs.serving import REPLY_HEADERS
@@ -166,7 +166,7 @@ def odd() -> Odd:
 @pytest.fixture
 def port(make_resolved: Made, service: FakeService, odd: Odd) -> Iterator[int]:
     service.loaded.set()
-    server = _server(build_app(make_resolved(Pages(), odd), service))
+    server = make_server(build_app(make_resolved(Pages(), odd), service))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
