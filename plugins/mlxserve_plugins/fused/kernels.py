@@ -234,8 +234,8 @@ def heads_source(dtype: mx.Dtype, dim: int, turned: int, traditional: bool, norm
         "TRADITIONAL": int(traditional),
         "NORM": int(norm),
     }
-    inputs = ("projected", "starts", "inverse", "facts", "floats")
-    inputs += ("query_norm", "key_norm") if norm else ()
+    norms = ("query_norm", "key_norm") if norm else ()
+    inputs = ("projected", "starts", "inverse", "facts", "floats", *norms)
     return _source("heads", dtype, constants, inputs, ("queries", "keys"))
 
 

@@ -1,7 +1,7 @@
 """Layers that run their products by the kernels where a pass has few rows, else as they did."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -45,13 +45,13 @@ class Fused:
         for module in modules:
             self._swap("products", module, _product(self.few, module))
         for module in modules:
-            found = form(type(module)) if type(module).__module__.startswith("mlx_lm.") else None
+            found = form(_kind(module)) if type(module).__module__.startswith("mlx_lm.") else None
             if found and found[0] == "mlp":
                 self._swap("gates", module, _gated(self.few, module))
             elif found and found[0] == "attention":
                 self._swap("attention", module, _attention(self.few, module))
         for module in modules:
-            found = form(type(module)) if type(module).__module__.startswith("mlx_lm.") else None
+            found = form(_kind(module)) if type(module).__module__.startswith("mlx_lm.") else None
             if found and found[0] == "block":
                 self._swap("residuals", module, _block(module))
         return self.counts
@@ -81,7 +81,7 @@ def _product(few: Few, module: Any) -> dict[str, Call] | None:
 
         def as_linear(self: Any, x: mx.array) -> mx.array:
             if not few.fits("product", x, self.weight):
-                y: mx.array = Embedding.as_linear(self, x)
+                y: mx.array = Embedding.as_linear(self, x)  # type: ignore[no-untyped-call]
                 return y
             return few.product(x, self.weight)
 
@@ -123,7 +123,7 @@ def _attention(few: Few, module: Any) -> dict[str, Call] | None:
 
 def heads_of(module: Any) -> Heads | None:
     """Return heads of queries and of keys, rotary embedding, norms, of a layer that is known."""
-    known = form(type(module))
+    known = form(_kind(module))
     if known is None or known[0] != "attention":
         return None
     names, inner = known[1], [module.get(name) for name in ("q_proj", "k_proj", "v_proj")]
@@ -187,6 +187,10 @@ def _block(module: Any) -> dict[str, Call] | None:
         return self.mlp(inner, added=h) if both[1] else h + self.mlp(inner)  # type: ignore[no-any-return]
 
     return {"__call__": call}
+
+
+def _kind(module: Any) -> Hashable:
+    return type(module)
 
 
 def _plain(module: Any) -> bool:

@@ -171,7 +171,6 @@ class ProposerContract(Contract):
         plain, guessing = reference_engine, engine_of(plugin, Always())
         for prompt in (PROMPT, "one two three"):
             assert guessing.reply(prompt, 24).tokens == plain.reply(prompt, 24).tokens
-        assert guessing.client.status.counters["draft_errors"] == 0
         assert guessing.plugin_errors == {}
 
 
