@@ -113,7 +113,7 @@ class Installed:
         if name in self.plugins:
             return self.plugins[name]
         near = get_close_matches(name, self.plugins)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_listed(self.plugins)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else "`mlxserve plugins` lists them"
         raise PluginError(f"no plugin named {name!r} is installed; {hint}")
 
     @property

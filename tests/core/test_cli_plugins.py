@@ -250,7 +250,7 @@ def test_plugins_get_their_options_and_are_registered(many: "World") -> None:
     ("error", "kind", "message"),
     [
         (SettingError("no such folder"), SettingError, "^no such folder$"),
-        (KeyError("x"), PluginError, r"^plugin 'p' \(breaks\) cannot be made: KeyError: 'x'$"),
+        (KeyError("x"), PluginError, r"^plugin 'p' \(breaks 1.5\) cannot be made: KeyError: 'x'$"),
     ],
     ids=["a user's mistake", "a bug"],
 )

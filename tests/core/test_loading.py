@@ -78,7 +78,7 @@ def test_import_error_names_plugin_and_distribution(
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("nrgam", "did you mean ngram?"), ("zzz", "known: ngram, ssd-tier")],
+    [("nrgam", "did you mean ngram?"), ("zzz", "`mlxserve plugins` lists them")],
     ids=["near one", "nothing near"],
 )
 def test_unknown_plugin_gets_a_hint(world: "World", name: str, hint: str) -> None:

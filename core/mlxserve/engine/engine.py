@@ -14,6 +14,7 @@ from mlxserve.batch.embedder import Embedder
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.sequence import Sequence
 from mlxserve.batch.speculation import Speculator, Verifying, constrain
+from mlxserve.engine.ahead import traced_one
 from mlxserve.engine.intake import Intake
 from mlxserve.engine.outputs import Ending, leftover, progress, scored, take_token
 from mlxserve.engine.pace import Stopwatch
@@ -137,18 +138,10 @@ class Engine:
         for message in turn.messages:
             self.intake.receive(message, turn.now)
         if self.spare is not None and not turn.messages and self.scheduler.idle:
-            self._trace_ahead(self.spare)
+            before = self.traces
+            self.spare = traced_one(self.spare)
+            self.ready_traces += self.traces - before
         return turn
-
-    def _trace_ahead(self, spare: Iterator[None]) -> None:
-        before = self.traces
-        try:
-            more = next(spare, self) is None
-        except Exception:
-            log.exception("a pass cannot be traced ahead of time")
-            more = False
-        self.spare = spare if more else None
-        self.ready_traces += self.traces - before
 
     def _patience(self) -> float:
         """Return how long to wait for a message: not at all while there is anything to run."""

@@ -190,7 +190,8 @@ def _block(module: Any) -> dict[str, Call] | None:
 
 
 def _kind(module: Any) -> Hashable:
-    return type(module)
+    kind: Any = type(module)
+    return kind
 
 
 def _plain(module: Any) -> bool:

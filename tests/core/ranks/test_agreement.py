@@ -136,6 +136,7 @@ class Waiting:
     """A sequence as far as a cache looks at it before it has a row."""
 
     restore: Any = None
+    inquiry: Any = None
 
 
 def empty_pool() -> Pool:
