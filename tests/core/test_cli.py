@@ -148,7 +148,8 @@ def test_plugin_that_crashes_keeps_its_traceback_and_is_named(call: Call) -> Non
     assert status == 2
     assert "Traceback" in err
     assert err.endswith(
-        "mlxserve: plugin 'crashes' (mlxserve 1.5) failed in commands: ZeroDivisionError: not my day\n"
+        "mlxserve: plugin 'crashes' (mlxserve 1.5) failed in commands: "
+        "ZeroDivisionError: not my day\n"
     )
 
 

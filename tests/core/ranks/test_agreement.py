@@ -117,6 +117,9 @@ class Disk:
     medium: str = "host"
     _loading: list[Future[Sequence[Block]]] = field(factory=list)
 
+    def query(self, keys: Sequence[BlockKey]) -> None:
+        del keys  # known at once
+
     def lookup(self, keys: Sequence[BlockKey]) -> int:
         return len(keys)
 
