@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import mlx.core as mx
 from attrs import define, field
@@ -190,8 +190,7 @@ def _block(module: Any) -> dict[str, Call] | None:
 
 
 def _kind(module: Any) -> Hashable:
-    kind: Any = type(module)
-    return kind
+    return cast(Hashable, type(module))
 
 
 def _plain(module: Any) -> bool:
