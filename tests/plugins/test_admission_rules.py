@@ -147,7 +147,7 @@ def test_only_replies_that_ended_by_themselves_teach_anything() -> None:
 
 def test_lengths_are_believed_when_there_are_enough_of_them() -> None:
     pace = Pace()
-    for count in range(ENOUGH - 1):
+    for count in range(1, ENOUGH):
         pace.learn(finish_of(count))
     assert pace.usual_reply == UNMEASURED_REPLY
     pace.learn(finish_of(99))

@@ -298,7 +298,11 @@ JSON = {"response_format": {"type": "json_object"}}
             {"tools": FREE, "choice": "required"},
             {"type": "tool_choice", "tool_choice": "required", "tools": FREE},
         ),
-        (JSON, {"tools": FREE, "parallel": False}, {"type": "json_object"}),
+        (
+            JSON,
+            {"tools": FREE, "parallel": False},
+            {"type": "json_object", "calls": {"tools": FREE, "parallel": False}},
+        ),
         (JSON, {"budget": 7}, {"type": "json_object", "thinking_budget": 7}),
         ({}, {"budget": 7}, {"type": "thinking", "thinking_budget": 7}),
     ],
