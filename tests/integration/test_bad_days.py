@@ -162,13 +162,6 @@ def test_client_leaves(troubled: LiveServer) -> None:
 EXCEPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "mask": (TEXT, {"prompt": "a", "response_format": {"type": "mask"}}),
     "processor": (TEXT, {"prompt": "a", "response_format": {"type": "processor"}}),
-    "output parser": (
-        CHAT,
-        {
-            "messages": HELLO,
-            "tools": [{"type": "function", "function": {"name": "parser"}}],
-        },
-    ),
     "detokenizer": (
         TEXT,
         {
@@ -254,3 +247,13 @@ def test_a_stuck_step(troubled: LiveServer) -> None:
         troubled.post("/trouble/none/0")
         assert asked.result().status_code == 200
     until(lambda: troubled.get("/livez").status_code == 200, 5)
+
+
+def test_a_parser_that_raises_leaves_the_reply_as_plain_text(troubled: LiveServer) -> None:
+    tools = [{"type": "function", "function": {"name": "parser"}}]
+    asked = {"messages": HELLO, "tools": tools, "max_tokens": 20, "ignore_eos": True}
+    (choice,) = troubled.post(CHAT, **asked).json()["choices"]
+    assert choice["message"]["content"]
+    assert choice["finish_reason"] == "length"
+    named = 'mlxserve_plugin_errors_total{hook="make_output_parser",plugin="trouble"}'
+    assert named in troubled.get("/metrics").text
