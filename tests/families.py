@@ -102,7 +102,12 @@ def main() -> None:
         said("and installed")
         tested = python("-m", "pytest", "-q", *folders)
         said(f"their tests: {tested.splitlines()[-1]}")
-        words = ["--model", str(write_model(out / "tiny")), "--plugins", ",".join(REPLACED.values())]
+        words = [
+            "--model",
+            str(write_model(out / "tiny")),
+            "--plugins",
+            ",".join(REPLACED.values()),
+        ]
         check_places(words)
         (out / "server").mkdir()
         with serving(out / "server", *LOOPBACK, *words) as server:

@@ -269,7 +269,6 @@ def renamed(keys: Any, values: Any) -> Any:
 CODEC["name_follows_from_the_layer"] = answering(make_kv_codec=renamed)
 
 
-
 class Swap:
     """Gives every norm another class; implements ``Adaptation``."""
 

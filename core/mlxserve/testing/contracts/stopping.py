@@ -59,9 +59,7 @@ class StopConditionContract(Contract):
             manager, make_stop_condition, request=request, choice=choice, text=text
         )
 
-    def test_replies_end(
-        self, make: Callable[[int], StopCondition], ended: Sequence[int]
-    ) -> None:
+    def test_replies_end(self, make: Callable[[int], StopCondition], ended: Sequence[int]) -> None:
         """A reply that is to end does, for one of the reasons that there are."""
         at = end_of(make(0), ended)
         assert at is not None
