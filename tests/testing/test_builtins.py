@@ -142,7 +142,7 @@ class TestFolding(AdaptationContract):
 
     @pytest.fixture
     def model(self, tiny_model: Path) -> Any:
-        import mlx.nn as nn
+        from mlx import nn
         from mlx_lm.utils import load_model
 
         model = load_model(tiny_model)[0]
