@@ -111,7 +111,7 @@ class SuffixProposer(TokenProposer[Row]):
     def guess(self, kept: Row, row: DraftRequest) -> Sequence[int]:
         """Return the continuation of the highest score, which is its expected accepted length."""
         kept.extend()
-        tail = row.tokens[-self.options.longest :]
+        tail = array("I", row.tokens[-self.options.longest :])
         places = (index.places(tail) for index in (self.replies, kept.own))
         drafts = (draft for found in places for draft in self._drafts(tail, found, row.room))
         return max(drafts, key=lambda draft: draft[1], default=((), 0.0))[0]
@@ -139,7 +139,7 @@ class SuffixProposer(TokenProposer[Row]):
             self.size -= len(oldest)
 
     def _drafts(
-        self, tail: Sequence[int], places: Sequence[Place], room: int
+        self, tail: Tokens, places: Sequence[Place], room: int
     ) -> Iterator[tuple[tuple[int, ...], float]]:
         """Yield for each length of match what follows it most often, with its score."""
         lengths = [match_length(tail, place) for place in places]
@@ -176,7 +176,7 @@ class Index:
                 if not places:
                     del self._places[run]
 
-    def places(self, tail: Sequence[int]) -> Sequence[Place]:
+    def places(self, tail: Tokens) -> Sequence[Place]:
         """Return where the last tokens of ``tail`` were followed by something, latest first."""
         return self._places.get(tuple(tail[-self.size :]), [])[::-1]
 
@@ -185,11 +185,13 @@ class Index:
             yield tuple(text[at - self.size : at]), at
 
 
-def match_length(tail: Sequence[int], place: Place) -> int:
+def match_length(tail: Tokens, place: Place) -> int:
     """Return how many of the last tokens of ``tail`` stand before ``place``."""
     text, at = place
     most = min(len(tail), at)
-    return next((n for n in range(most) if text[at - 1 - n] != tail[-1 - n]), most)
+    if text[at - most : at] == tail[len(tail) - most :]:
+        return most
+    return next(n for n in range(most) if text[at - 1 - n] != tail[-1 - n])
 
 
 def continuation(
@@ -200,16 +202,17 @@ def continuation(
     A token's probability is the share of ``places`` that it and all before it followed; of equals
     the latest counts.
     """
-    left = list(places)
-    whole, score, tokens = len(left), 0.0, list[int]()
+    runs: dict[tuple[int, ...], int] = Counter(tuple(t[at : at + most]) for t, at in places)
+    whole, score, tokens = sum(runs.values()), 0.0, list[int]()
     for step in range(most):
-        counts = Counter(text[at + step] for text, at in left if at + step < len(text))
-        if not counts:
-            break
-        token, count = counts.most_common(1)[0]
-        if count < probability * whole:
+        counts: dict[int, int] = {}
+        for run, times in runs.items():
+            if step < len(run):
+                counts[run[step]] = counts.get(run[step], 0) + times
+        token = max(counts, key=counts.__getitem__, default=None)
+        if token is None or counts[token] < probability * whole:
             break
         tokens.append(token)
-        score += count / whole
-        left = [(t, at) for t, at in left if at + step < len(t) and t[at + step] == token]
+        score += counts[token] / whole
+        runs = {run: n for run, n in runs.items() if run[step : step + 1] == (token,)}
     return tuple(tokens), score

@@ -107,16 +107,15 @@ def test_index_finds_what_a_search_of_all_text_finds() -> None:
     index = Index(2)
     for begun, end in ((0, 30), (30, 31), (31, 80)):
         index.add(text[:end], begun)
-    for tail in ([0, 1], [3, 3], [2, 0]):
-        searched = [at for at in range(2, 80) if list(text[at - 2 : at]) == tail]
+    for tail in (array("I", two) for two in ((0, 1), (3, 3), (2, 0))):
+        searched = [at for at in range(2, 80) if text[at - 2 : at] == tail]
         assert [at for _, at in index.places(tail)] == searched[::-1]
 
 
 def test_match_and_continuation() -> None:
     text = array("I", [1, 2, 3, 4, 5])
-    assert match_length([9, 2, 3], (text, 3)) == 2
-    assert match_length([1, 2, 3], (text, 3)) == 3
-    assert match_length([0, 1, 2, 3], (text, 3)) == 3
+    for tail, length in (((9, 2, 3), 2), ((1, 2, 3), 3), ((0, 1, 2, 3), 3), ((2, 3, 9), 0)):
+        assert match_length(array("I", tail), (text, 3)) == length
     assert continuation([(text, 3), (text, 4)], 4, 0.0) == ((4, 5), 1.0)
     assert continuation([], 4, 0.0) == ((), 0.0)
 
