@@ -6,8 +6,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from attrs import evolve
+from mlx.nn.layers.normalization import RMSNorm
 
 from mlxserve.testing import (
+    AdaptationContract,
     CacheTierContract,
     EvictionPolicyContract,
     KvCodecContract,
@@ -154,6 +156,12 @@ def done(value: Any) -> "Future[Any]":
     return future
 
 
+def broken_off() -> "Future[Any]":
+    future: Future[Any] = Future()
+    future.set_exception(ConnectionError("the other side is gone"))
+    return future
+
+
 def zeroed(shelf: Shelf, keys: Any) -> "Future[Any]":
     found = shelf.fetch(keys).result()
     return done([evolve(b, arrays=tuple(bytes(len(a)) for a in b.arrays)) for b in found])
@@ -189,6 +197,7 @@ TIER = {
     "tokens_are_compared": tier(lookup=by_hash),
     "the_same_block_is_held_once": tier(held=lambda shelf: 2 * len(shelf.blocks)),
     "a_fetch_may_be_cancelled": tier(fetch=given_up),
+    "a_query_is_answered": tier(query=lambda shelf, keys: broken_off()),
     "clear_forgets": tier(clear=lambda shelf: shelf.held()),
     "stats_are_numbers_by_name": tier(stats=lambda shelf: {"hit rate": float("nan")}),
     "engine_replies_the_same": tier(fetch=zeroed),
@@ -259,7 +268,75 @@ def renamed(keys: Any, values: Any) -> Any:
 
 CODEC["name_follows_from_the_layer"] = answering(make_kv_codec=renamed)
 
+
+class Swap:
+    """Gives every norm another class; implements ``Adaptation``."""
+
+    name = "swap"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def apply(self) -> str:
+        self._give(Norm)
+        return "norms are swapped"
+
+    def undo(self) -> None:
+        self._give(RMSNorm)
+
+    def _give(self, kind: type) -> None:
+        for _, layer in self.model.named_modules():
+            if isinstance(layer, RMSNorm):
+                layer.__class__ = kind
+
+
+class Norm(RMSNorm):
+    pass
+
+
+class Swaps:
+    """A plugin of such changes."""
+
+    @hookimpl
+    def adapt_model(self, model: Any) -> Any:
+        return Swap(model)
+
+
+def adaptation(**changes: Any) -> Any:
+    return but(Swaps(), "adapt_model", **changes)
+
+
+def doubled(swap: Swap) -> str:
+    swap.model.model.norm.weight = swap.model.model.norm.weight * 2
+    return swap.apply()
+
+
+def louder(swap: Swap) -> str:
+    """Change what a layer computes, and neither its parameters nor its class."""
+    swap.model.model.norm.eps = 10.0
+    return swap.apply()
+
+
+def numbered(swap: Swap) -> str:
+    return f"{swap.apply()}, {next(_asked)}"
+
+
+ADAPTATION = {
+    "plugin_fits_the_hooks": answering(change_model=lambda model: None),
+    "something_is_offered": answering(adapt_model=lambda model: None),
+    "asking_changes_nothing": answering(adapt_model=lambda model: Swap(model).apply()),
+    "change_has_a_name_and_a_line": adaptation(apply=lambda swap: "two\nlines"),
+    "name_stays": answering(
+        adapt_model=lambda model: But(Swap(model), {"name": f"swap-{next(_asked)}"})
+    ),
+    "parameters_stay": adaptation(apply=doubled),
+    "logits_stay": adaptation(apply=louder),
+    "undo_leaves_every_layer_as_it_was": adaptation(undo=lambda swap: None),
+    "change_is_applied_again": adaptation(apply=numbered),
+}
+
 TABLES = {
+    AdaptationContract: ADAPTATION,
     SchedulingPolicyContract: SCHEDULING,
     EvictionPolicyContract: EVICTION,
     CacheTierContract: TIER,

@@ -14,10 +14,12 @@ from mlxserve.testing import (
     MarkupContract,
     OutputParserContract,
     ProposerContract,
+    StopConditionContract,
 )
 from mlxserve.testing.texts import WIDTH
 from mlxserve_hookspecs import Draft, Markup, OutputDelta, ReplyPart
 from mlxserve_plugins.ngram import Ngram, NgramOptions
+from mlxserve_plugins.repetition_guard import RepetitionGuard, RepetitionGuardOptions
 from mlxserve_plugins.spec_decode import SpecDecode, SpecDecodeOptions
 from mlxserve_plugins.structured import Structured
 from mlxserve_plugins.tools import Tools
@@ -255,7 +257,46 @@ PARSER = {
     "choices_are_apart": answering(make_output_parser=one_parser),
 }
 
+
+def condition(**changes: Any) -> Any:
+    plugin = RepetitionGuard(RepetitionGuardOptions("stop"))
+    return but(plugin, "make_stop_condition", **changes)
+
+
+def nonsense(c: Any, token: int) -> Any:
+    return "enough" if token == LOOP[-1] else None
+
+
+def hates_the_unknown(c: Any, token: int) -> Any:
+    return c.advance(bytes([token])[0])
+
+
+def at_random(c: Any, token: int) -> Any:
+    return "stop" if next(_asked) % 700 == 0 else None
+
+
+_watches: list[Any] = []
+
+
+def one_watch(request: Any, choice: int) -> Any:
+    made = RepetitionGuard(RepetitionGuardOptions("stop")).make_stop_condition(request, choice)
+    _watches.append(made)
+    return But(made, {"advance": lambda c, token: _watches[-2].advance(token)})
+
+
+LOOP = [7, 8, 9] * 500
+STOP = {
+    "plugin_fits_the_hooks": answering(make_stop=lambda request: None),
+    "replies_end": condition(advance=nonsense),
+    "other_replies_go_on": condition(advance=lambda c, token: "length"),
+    "every_token_is_taken": condition(advance=hates_the_unknown),
+    "ranks_end_alike": condition(advance=at_random),
+    "choices_are_apart": answering(make_stop_condition=one_watch),
+    "engine_serves_with_it": condition(advance=lambda c, token: 1 / 0),
+}
+
 TABLES = {
+    StopConditionContract: STOP,
     ProposerContract: PROPOSER,
     DraftPlannerContract: PLANNER,
     AcceptanceRuleContract: RULE,
@@ -265,5 +306,6 @@ TABLES = {
 PARSERS: dict[type[Contract], Any] = {OutputParserContract: PARSER}
 MARKED = Bytes(markup_for(Bytes(), "", "hermes", "think"))
 
-globals().update(collected(TABLES, demand=DEMAND, good='{"a": 4}', bad='{"a": "x"}'))
+TELLING = {"demand": DEMAND, "good": '{"a": 4}', "bad": '{"a": "x"}'}
+globals().update(collected(TABLES, **TELLING, ended=LOOP, whole=range(288)))
 globals().update(collected(PARSERS, replies=REPLIES, text=MARKED))

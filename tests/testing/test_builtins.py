@@ -9,6 +9,7 @@ import pytest
 
 from mlxserve.testing import (
     AcceptanceRuleContract,
+    AdaptationContract,
     AdmissionContract,
     Bytes,
     CacheTierContract,
@@ -27,9 +28,10 @@ from mlxserve.testing import (
     RoutesContract,
     SchedulingPolicyContract,
     StateStoreContract,
+    StopConditionContract,
 )
 from mlxserve.testing.suites import suite
-from mlxserve_hookspecs import Markup
+from mlxserve_hookspecs import Markup, hookimpl
 from mlxserve_plugins.admission import Admission, AdmissionOptions
 from mlxserve_plugins.anthropic import Anthropic
 from mlxserve_plugins.auth import Auth, AuthOptions
@@ -40,6 +42,7 @@ from mlxserve_plugins.distributed.environment import common, own
 from mlxserve_plugins.distributed.jaccl import Jaccl, JacclOptions
 from mlxserve_plugins.distributed.ring import Ring, RingOptions
 from mlxserve_plugins.fcfs import Fcfs
+from mlxserve_plugins.fused.offer import Offer
 from mlxserve_plugins.gguf import Gguf, GgufOptions
 from mlxserve_plugins.health import Health, HealthOptions
 from mlxserve_plugins.hub import Hub
@@ -52,6 +55,7 @@ from mlxserve_plugins.openai import OpenAi
 from mlxserve_plugins.prediction import Prediction
 from mlxserve_plugins.prefix_cache import PrefixCache
 from mlxserve_plugins.priority import Priority, PriorityOptions
+from mlxserve_plugins.repetition_guard import RepetitionGuard, RepetitionGuardOptions
 from mlxserve_plugins.responses import Responses
 from mlxserve_plugins.sequence_cache import SequenceCache, SequenceCacheOptions
 from mlxserve_plugins.spec_decode import SpecDecode, SpecDecodeOptions
@@ -115,6 +119,35 @@ TestCacheApi = suite(RoutesContract, CacheApi, call=Call("GET", "/v1/cache/stats
 TestHealth = suite(
     RoutesContract, partial(Health, HealthOptions()), call=Call("GET", "/health"), public=True
 )
+TestRepetitionGuard = suite(
+    StopConditionContract,
+    partial(RepetitionGuard, RepetitionGuardOptions("stop")),
+    ended=[7, 8, 9] * 500,
+    whole=range(4000),
+)
+
+
+class Folding:
+    """The part of fused-layers that a CPU can run, offered though it does not pay there."""
+
+    @hookimpl
+    def adapt_model(self, model: Any) -> Offer:
+        return Offer(model, None, folds=True)
+
+
+class TestFolding(AdaptationContract):
+    @pytest.fixture
+    def plugin(self) -> Folding:
+        return Folding()
+
+    @pytest.fixture
+    def model(self, tiny_model: Path) -> Any:
+        from mlx import nn
+        from mlx_lm.utils import load_model
+
+        model = load_model(tiny_model)[0]
+        nn.quantize(model)
+        return model
 
 
 class TestSsdTier(CacheTierContract):

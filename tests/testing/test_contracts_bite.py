@@ -36,7 +36,7 @@ class Watch:
         self, item: pytest.Function, call: "pytest.CallInfo[None]"
     ) -> Iterator[None]:
         yield
-        if call.excinfo is not None:
+        if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
             told: Any = item.cls
             name = (told.contract.__name__, told.clause)
             self.went.setdefault(name, []).append(f"{call.when}: {call.excinfo.typename}")

@@ -14,6 +14,7 @@ plugin ``mlxserve``, which pytest finds by itself. mlx is imported by the first 
 from mlxserve.testing.contracts import (
     CONTRACTS,
     AcceptanceRuleContract,
+    AdaptationContract,
     AdmissionContract,
     CacheTierContract,
     Call,
@@ -32,6 +33,7 @@ from mlxserve.testing.contracts import (
     RoutesContract,
     SchedulingPolicyContract,
     StateStoreContract,
+    StopConditionContract,
 )
 from mlxserve.testing.engines import Reply, RunningEngine, running_engine
 from mlxserve.testing.models import write_model
@@ -42,6 +44,7 @@ from mlxserve.testing.texts import Bytes
 __all__ = [
     "CONTRACTS",
     "AcceptanceRuleContract",
+    "AdaptationContract",
     "AdmissionContract",
     "Bytes",
     "CacheTierContract",
@@ -65,6 +68,7 @@ __all__ = [
     "SchedulingPolicyContract",
     "ServerProcess",
     "StateStoreContract",
+    "StopConditionContract",
     "running_engine",
     "running_server",
     "serving",

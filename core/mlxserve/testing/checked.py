@@ -16,10 +16,10 @@ from mlxserve.testing.suites import contracts_of, suite
 VARIABLE: Final = "MLXSERVE_TESTING_CHECK"
 """JSON: ``names`` of plugins, and ``words`` of ``mlxserve run`` for their options."""
 
-OWN: Final = ("bad", "call", "demand", "good", "known", "missing", "replies")
+OWN: Final = ("bad", "call", "demand", "ended", "good", "known", "missing", "replies", "whole")
 """Fixtures of contracts that only a plugin's author can fill."""
 
-VACUOUS: Final = ("test_it_guesses", "test_something_is_read")
+VACUOUS: Final = ("test_it_guesses", "test_something_is_offered", "test_something_is_read")
 """Clauses about an author's own fixtures."""
 
 

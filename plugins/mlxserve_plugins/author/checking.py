@@ -17,6 +17,7 @@ from mlxserve_hookspecs import PROJECT, PluginError
 VARIABLE: Final = "MLXSERVE_TESTING_CHECK"
 SUITES: Final = ("--pyargs", "mlxserve.testing.checked")
 QUIET: Final = (
+    "--noconftest",  # that of the folder where the command is typed is about something else
     "-p",
     "no:cacheprovider",
     "-p",

@@ -1,5 +1,6 @@
 """What holds of every plugin of a family: one class of tests for each."""
 
+from mlxserve.testing.contracts.adapting import AdaptationContract
 from mlxserve.testing.contracts.admission import AdmissionContract
 from mlxserve.testing.contracts.base import Contract
 from mlxserve.testing.contracts.caching import CacheTierContract, EvictionPolicyContract
@@ -21,9 +22,11 @@ from mlxserve.testing.contracts.speculation import (
     ProposerContract,
 )
 from mlxserve.testing.contracts.states import StateStoreContract
+from mlxserve.testing.contracts.stopping import StopConditionContract
 
 CONTRACTS: tuple[type[Contract], ...] = (
     AcceptanceRuleContract,
+    AdaptationContract,
     AdmissionContract,
     CacheTierContract,
     CommandsContract,
@@ -40,12 +43,14 @@ CONTRACTS: tuple[type[Contract], ...] = (
     RoutesContract,
     SchedulingPolicyContract,
     StateStoreContract,
+    StopConditionContract,
 )
 """Every contract there is."""
 
 __all__ = [
     "CONTRACTS",
     "AcceptanceRuleContract",
+    "AdaptationContract",
     "AdmissionContract",
     "CacheTierContract",
     "Call",
@@ -64,4 +69,5 @@ __all__ = [
     "RoutesContract",
     "SchedulingPolicyContract",
     "StateStoreContract",
+    "StopConditionContract",
 ]

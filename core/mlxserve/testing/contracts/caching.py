@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -54,6 +55,15 @@ def block(layout: CacheLayout, key: BlockKey) -> Block:
         for n, array in enumerate(layout.arrays)
     ]
     return Block(key=key, arrays=tuple(parts))
+
+
+def query_of(tier: CacheTier) -> Callable[[Sequence[BlockKey]], "Future[object] | None"]:
+    """Return the tier's ``query``; skip the test if it knows by itself what it has."""
+    found: Callable[[Sequence[BlockKey]], Future[object] | None] | None
+    found = getattr(tier, "query", None)
+    if found is None:
+        pytest.skip("the tier has no `query`: it need not ask elsewhere")
+    return found
 
 
 def numbers(stats: object) -> bool:
@@ -254,6 +264,26 @@ class CacheTierContract(Contract):
         assert tier.clear() == 3
         assert tier.lookup(keys) == 0
         assert tier.held() == 0
+
+    def test_a_query_is_answered(
+        self, tier: CacheTier, put: Callable[[Sequence[BlockKey]], None]
+    ) -> None:
+        """``query``, where there is one, ends: then ``lookup`` knows what is here and what is not.
+
+        A query that its request gave up hurts nobody, nor do two at once.
+        """
+        query = query_of(tier)
+        keys, others = chain(3), chain(3, 500)
+        put(keys)
+        for future in (query(keys), query(others)):
+            if future is not None:
+                future.cancel()
+        pending = [query(asked) for asked in (keys, others, keys, [*keys, *chain(1, 700)])]
+        for future in pending:
+            if future is not None:
+                future.result(SETTLED_S)
+        assert tier.lookup(keys) == 3
+        assert tier.lookup(others) == 0
 
     def test_stats_are_numbers_by_name(
         self, tier: CacheTier, put: Callable[[Sequence[BlockKey]], None]
