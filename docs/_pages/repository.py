@@ -22,7 +22,9 @@ DOCS: Final = "docs/"
 PAGES: Final = "repository/"
 """Where pages of the repository's files go, below ``docs/``."""
 
-LINK: Final = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
+LINK: Final = re.compile(r"(\]\(|^\[[^\]\n]+\]: )([^)\s]+)", re.MULTILINE)
+"""An inline link, or where a reference leads; the second group is the target."""
+
 FENCE: Final = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 INCLUDED: Final = re.compile(r"^\[[^\]]+\]\(([^)#\s]+\.md)#([\w-]+)\)$", re.MULTILINE)
 FOREIGN: Final = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=["']?(?:https?:)?//[^>]*>""")
@@ -98,7 +100,7 @@ def target(link: str, source: str) -> str | None:
 def targets(markdown: str, source: str) -> set[str]:
     """Return the pages of repository files that a page leads to."""
     links = LINK.findall(FENCE.sub("", included(markdown, source)))
-    found = {target(link, source) for link in links}
+    found = {target(link, source) for _, link in links}
     return {page for page in found if page and page.startswith(PAGES)}
 
 
@@ -106,11 +108,12 @@ def rewritten(markdown: str, source: str) -> str:
     """Return a page's text with its links as mkdocs reads them."""
 
     def led(match: "re.Match[str]") -> str:
-        page = target(match[1], source)
+        page = target(match[2], source)
         if page is None:
-            return match[1]
-        _, mark, fragment = match[1].partition("#")
-        return posixpath.relpath(page, posixpath.dirname(source) or ".") + mark + fragment
+            return match[0]
+        _, mark, fragment = match[2].partition("#")
+        leads = posixpath.relpath(page, posixpath.dirname(source) or ".")
+        return f"{match[1]}{leads}{mark}{fragment}"
 
     parts = FENCE.split(markdown)
     return "".join(part if index % 2 else LINK.sub(led, part) for index, part in enumerate(parts))
@@ -128,11 +131,11 @@ def included(markdown: str, source: str) -> str:
         body = section_of((ROOT / there).read_text("utf-8"), match[2])
 
         def moved(link: "re.Match[str]") -> str:
-            path, mark, fragment = link[1].partition("#")
-            if not path or "://" in path:
-                return link[1] if path else f"{posixpath.relpath(there, here)}#{fragment}"
-            full = posixpath.normpath(posixpath.join(posixpath.dirname(there), path))
-            return posixpath.relpath(full, here) + mark + fragment
+            path, mark, fragment = link[2].partition("#")
+            if "://" in path:
+                return link[0]
+            full = posixpath.join(posixpath.dirname(there), path) if path else there
+            return f"{link[1]}{posixpath.relpath(full, here)}{mark}{fragment}"
 
         return LINK.sub(moved, body)
 
