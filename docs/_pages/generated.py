@@ -61,7 +61,7 @@ def pages() -> Iterator[tuple[str, str]]:
 def rows() -> Sequence[Mapping[str, Any]]:
     """Return what ``mlxserve plugins --json`` says of the built-ins."""
     command = [sys.executable, "-m", PROJECT, "plugins", "--json"]
-    told = subprocess.run(command, capture_output=True, check=True, text=True).stdout  # noqa: S603
+    told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     return [row for row in json.loads(told) if row["distribution"] == PROJECT]
 
 
@@ -141,8 +141,8 @@ def plugins_index() -> str:
         for row in rows()
     ]
     return (
-        "# Built-in plugins\n\nEvery feature beyond the engine and sampling is one of these. A package "
-        "or a file of yours that announces the same name takes its place "
+        "# Built-in plugins\n\nEvery feature beyond the engine and sampling is one of these. A "
+        "package or a file of yours that announces the same name takes its place "
         "([tutorial](../tutorial.md)).\n\n"
         + _table(("Plugin", "What it does", "By default", "Flags"), lines)
         + "\n"

@@ -27,12 +27,14 @@ LINK: Final = re.compile(r"(\]\(|^\[[^\]\n]+\]: )([^)\s]+)", re.MULTILINE)
 
 FENCE: Final = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 INCLUDED: Final = re.compile(r"^\[[^\]]+\]\(([^)#\s]+\.md)#([\w-]+)\)$", re.MULTILINE)
-FOREIGN: Final = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=["']?(?:https?:)?//[^>]*>""")
+FOREIGN: Final = re.compile(
+    r"""<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=["']?(?:https?:)?//[^>]*>"""
+)
 LANGUAGES: Final = {".py": "python", ".toml": "toml", ".json": "json", ".yaml": "yaml"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a page for each file of the repository that a page leads to, and for those it leads to."""
+    """Add a page for each file of the repository that a page leads to, and so on."""
     waiting = [file.src_uri for file in files.documentation_pages()]
     texts = {uri: files.src_uris[uri].content_string for uri in waiting}
     texts |= {uri: page_text(uri) for uri in _of_nav(config.nav)}
