@@ -20,6 +20,7 @@ from mlxserve_plugins.metrics.instruments import Instruments
 
 from .documents import (
     CONTRIBUTING,
+    DOCUMENTS,
     EXAMPLES,
     INSTALLED,
     PLUGINS,
@@ -89,9 +90,14 @@ def test_table_of_endpoints_matches_the_routes_of_all_plugins() -> None:
         for method in getattr(route, "methods", ())
         if method != "OPTIONS" and not route.path.startswith("/schema/")
     }
-    cells = [cell for row in table(README, "Endpoint") for cell in row[0].split(", ")]
+    cells = [
+        cell for row in table(DOCUMENTS["docs/api.md"], "Endpoint") for cell in row[0].split(", ")
+    ]
     assert {tuple(cell.strip("`").split()) for cell in cells} == served
     assert len(cells) == len(served)
+    named = set(re.findall(r"`(/[a-z0-9_/]+)`", README))
+    assert named <= {path for _, path in served}
+    assert len(named) > 8
 
 
 def test_metrics_in_the_readme_are_collected() -> None:
