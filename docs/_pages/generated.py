@@ -99,7 +99,7 @@ def family_page(spec: ModuleType) -> str:
             spec.__doc__ or "",
             _table(("Hook", "Kind", "What it does", "Built-ins that use it"), _hook_rows(spec)),
             "## Example",
-            *(_examples(spec) or ("No package to copy from: see the built-ins above.",)),
+            *_examples(spec),
             "## The contract",
             f"::: {spec.__name__}",
         )
