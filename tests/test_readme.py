@@ -2,117 +2,39 @@
 
 import ast
 import re
-import shlex
-import textwrap
 import tomllib
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
-from importlib.util import module_from_spec, spec_from_file_location
 from inspect import getdoc, isfunction
 from pathlib import Path
-from typing import Any
 
 import pytest
-from attrs import frozen
 
 from mlxserve.cli.resolution import resolve
 from mlxserve.cli.selection import CORE
 from mlxserve.engine.service import EngineService
-from mlxserve.loading import PRESETS_GROUP, SPECS, Installed
+from mlxserve.loading import SPECS
 from mlxserve.presets import known_presets
 from mlxserve.serve.app import build_app
-from mlxserve.settings import RESERVED, Section, options_class
-from mlxserve.tracing import VARIABLE as TRACE
 from mlxserve_hookspecs import PROJECT, EngineStatus
 from mlxserve_plugins import DEFAULT
 from mlxserve_plugins.metrics.instruments import Instruments
 
-ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "mlxserve-shortest-first"
-DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
-README, CONTRIBUTING = DOCUMENTS.values()
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-POINTS = PYPROJECT["project"]["entry-points"]
-PLUGINS = {name: EntryPoint(name, to, PROJECT) for name, to in POINTS[PROJECT].items()}
-PRESETS = [EntryPoint(name, to, PRESETS_GROUP) for name, to in POINTS[PRESETS_GROUP].items()]
-INSTALLED = Installed(PLUGINS, default=DEFAULT, presets=tuple(PRESETS))
+from .documents import (
+    CONTRIBUTING,
+    DOCUMENTS,
+    EXAMPLES,
+    INSTALLED,
+    PLUGINS,
+    PRESETS,
+    PYPROJECT,
+    README,
+    ROOT,
+    section_of,
+    table,
+    texts,
+)
+
+EXAMPLE = EXAMPLES / "mlxserve-shortest-first"
 LONGEST_README = 250
-OWN_COMMANDS = {"run", "plugins", "config"}
-
-
-@frozen
-class Fence:
-    """One fenced block."""
-
-    language: str
-    text: str
-
-
-def fences(document: str) -> list[Fence]:
-    found = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", document, re.MULTILINE | re.DOTALL)
-    return [Fence(language, textwrap.dedent(text)) for language, text in found]
-
-
-def texts(document: str, language: str) -> list[str]:
-    return [fence.text for fence in fences(document) if fence.language == language]
-
-
-def code_of(document: str) -> str:
-    """Return everything that is set as code: spans and blocks."""
-    blocks = [fence.text for fence in fences(document)]
-    prose = re.sub(r"^ *```.*?^ *```$", "", document, flags=re.MULTILINE | re.DOTALL)
-    return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", prose)])
-
-
-def table(document: str, first: str) -> list[list[str]]:
-    """Return the rows of the table whose first heading is ``first``."""
-    after = document.split(f"\n| {first} |", 1)[1].splitlines()[2:]
-    rows = []
-    for line in after:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def example_plugin() -> Any:
-    spec = spec_from_file_location("example", EXAMPLE / "mlxserve_shortest_first.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ShortestFirst
-
-
-def section_of(name: str) -> Section | None:
-    options = options_class(INSTALLED.load(name))
-    return Section(name, options) if options else None
-
-
-SECTIONS = [*CORE, *filter(None, (section_of(name) for name in PLUGINS))]
-EXAMPLES_OPTIONS = options_class(example_plugin())
-assert EXAMPLES_OPTIONS is not None
-ALL_SECTIONS = [*SECTIONS, Section("fcfs", EXAMPLES_OPTIONS)]
-FLAGS = RESERVED.union(*(section.flags for section in ALL_SECTIONS))
-VARIABLES = {
-    name
-    for section in ALL_SECTIONS
-    for setting in section.settings.values()
-    for name in setting.variables
-}
-
-
-def command_lines(document: str) -> Iterator[list[str]]:
-    """Yield the words after each ``mlxserve`` in shell blocks."""
-    for block in texts(document, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in line.split("&&"):
-                words = shlex.split(part, comments=True)
-                if words and Path(words[0]).name == PROJECT:
-                    yield words[1:]
-
-
-EVERY_COMMAND = [words for text in DOCUMENTS.values() for words in command_lines(text)]
 
 
 def test_readme_is_short() -> None:
@@ -126,39 +48,6 @@ def test_readme_leads_with_two_commands_and_ci_runs_the_second() -> None:
         ".venv/bin/mlxserve run --preset demo"
     )
     assert f"({second.strip()})" in (ROOT / ".ci" / "run").read_text()
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_flag_exists(name: str) -> None:
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code_of(DOCUMENTS[name])))
-    others = {"--group", "--family"} if name == "CONTRIBUTING.md" else set()
-    assert named - FLAGS - others == set()
-    assert named & FLAGS
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_variable_exists(name: str) -> None:
-    named = set(re.findall(r"MLXSERVE_[A-Z_]+", DOCUMENTS[name]))
-    of_tests = {
-        variable
-        for path in Path(__file__).parent.rglob("test_*.py")
-        for variable in re.findall(
-            r'environ\.get\("(MLXSERVE_TEST_[A-Z]+)"', path.read_text("utf-8")
-        )
-    }
-    assert named <= VARIABLES | of_tests | {TRACE}
-
-
-@pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
-def test_every_command_line_is_understood(words: list[str], tmp_path: Path) -> None:
-    resolved, _ = resolve([], {}, INSTALLED)
-    added = {c.name for several in resolved.plugins.hook.commands(host=None) for c in several}
-    two = " ".join(words[:2])
-    command, *rest = [two, *words[2:]] if two in added else words
-    assert command in OWN_COMMANDS | added
-    if command in OWN_COMMANDS and "--shortest-first-aging" not in rest:
-        (tmp_path / "my.toml").write_text(texts(README, "toml")[0])
-        resolve([w.replace("my.toml", str(tmp_path / "my.toml")) for w in rest], {}, INSTALLED)
 
 
 @pytest.mark.parametrize("text", texts(README, "toml"), ids=lambda text: text.splitlines()[0])
@@ -201,9 +90,14 @@ def test_table_of_endpoints_matches_the_routes_of_all_plugins() -> None:
         for method in getattr(route, "methods", ())
         if method != "OPTIONS" and not route.path.startswith("/schema/")
     }
-    cells = [cell for row in table(README, "Endpoint") for cell in row[0].split(", ")]
+    cells = [
+        cell for row in table(DOCUMENTS["docs/api.md"], "Endpoint") for cell in row[0].split(", ")
+    ]
     assert {tuple(cell.strip("`").split()) for cell in cells} == served
     assert len(cells) == len(served)
+    named = set(re.findall(r"`(/[a-z0-9_/]+)`", README))
+    assert named <= {path for _, path in served}
+    assert len(named) > 8
 
 
 def test_metrics_in_the_readme_are_collected() -> None:
@@ -249,14 +143,6 @@ def test_table_of_the_core_has_its_folders() -> None:
     core = ROOT / "core" / PROJECT
     said = [row[0].strip("`") for row in table(CONTRIBUTING, "Folder of the core")]
     assert sorted(said) == sorted(path.parent.name for path in core.glob("*/__init__.py"))
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name: str) -> None:
-    links = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[name])
-    local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (ROOT / link).exists()] == []
-    assert local
 
 
 def test_changelog_has_the_version() -> None:
