@@ -142,11 +142,11 @@ class TestFolding(AdaptationContract):
 
     @pytest.fixture
     def model(self, tiny_model: Path) -> Any:
-        from mlx import nn
+        from mlx.nn.layers.quantized import quantize
         from mlx_lm.utils import load_model
 
         model = load_model(tiny_model)[0]
-        nn.quantize(model)
+        quantize(model)
         return model
 
 

@@ -59,10 +59,9 @@ def block(layout: CacheLayout, key: BlockKey) -> Block:
 
 def query_of(tier: CacheTier) -> Callable[[Sequence[BlockKey]], "Future[object] | None"]:
     """Return the tier's ``query``; skip the test if it knows by itself what it has."""
-    found: Callable[[Sequence[BlockKey]], Future[object] | None] | None
-    found = getattr(tier, "query", None)
-    if found is None:
+    if not hasattr(tier, "query"):
         pytest.skip("the tier has no `query`: it need not ask elsewhere")
+    found: Callable[[Sequence[BlockKey]], Future[object] | None] = tier.query
     return found
 
 
