@@ -55,9 +55,7 @@ def check(arguments: Namespace) -> int:
         ini = Path(folder) / "pytest.ini"
         ini.write_text("[pytest]\n", "utf-8")
         env = {**os.environ, "XDG_CACHE_HOME": folder, VARIABLE: json.dumps(asked)}
-        return _run(
-            "pytest", "--noconftest", "-c", str(ini), "--rootdir", folder, *QUIET, *SUITES, env=env
-        )
+        return _run("pytest", "-c", str(ini), "--rootdir", folder, *QUIET, *SUITES, env=env)
 
 
 def trace(arguments: Namespace) -> int:
