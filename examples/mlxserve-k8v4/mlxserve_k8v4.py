@@ -74,7 +74,8 @@ class K8V4Codec:
         """Dequantize."""
         import mlx.core as mx  # noqa: PLC0415
 
-        return mx.dequantize(*planes, group_size=self.group_size, bits=BITS[side])
+        codes, scales, biases = planes
+        return mx.dequantize(codes, scales, biases, group_size=self.group_size, bits=BITS[side])
 
     def attend(
         self,

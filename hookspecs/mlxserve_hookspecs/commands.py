@@ -18,12 +18,15 @@ class Command:
         help: One line for ``mlxserve --help``.
         add_arguments: Adds the command's own arguments to its parser.
         run: Does the work and returns the exit status. Heavy imports belong in here.
+        starts: Whether it starts servers of its own, whose flags stand after ``--``: in front of it
+            they would set nothing, and are refused.
     """
 
     name: str
     help: str
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], int]
+    starts: bool = False
 
 
 @hookspec

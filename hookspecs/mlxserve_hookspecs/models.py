@@ -68,5 +68,6 @@ def adapt_model(model: Any) -> Adaptation | None:
     where there is nothing to gain.
 
     Called once at start, on the engine thread, when the weights are in memory. On several ranks
-    each asks for itself: a change must not add or leave out a collective.
+    each asks for itself, and only what all offer is applied: a change must not add or leave out a
+    collective.
     """

@@ -40,11 +40,21 @@ class Bench:
 
     @hookimpl
     def commands(self) -> list[Command]:
-        return [
-            Command(
-                name="bench", help="measure 100%", add_arguments=self.arguments, run=self.measure
-            )
-        ]
+        starter = Command(
+            name="start", help="starts", add_arguments=self.rest, run=self.rests, starts=True
+        )
+        bench = Command(
+            name="bench", help="measure 100%", add_arguments=self.arguments, run=self.measure
+        )
+        return [bench, starter]
+
+    def rest(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--rounds", type=int)
+        parser.add_argument("flags", nargs="*")
+
+    def rests(self, asked: Namespace) -> int:
+        sys.stdout.write(f"{asked.rounds} {asked.flags}\n")
+        return 0
 
     def arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("what")
@@ -104,6 +114,26 @@ def test_command_of_a_plugin_runs_with_its_options_and_arguments(call: Call) -> 
 
 def test_command_of_a_plugin_keeps_its_own_flag_of_the_same_name(call: Call) -> None:
     assert call("bench", "chat", "--port", "9") == (7, "('chat', 1, 9, 3)\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (("--rounds", "2", "--", "--bench-rounds", "5"), "2 ['--bench-rounds', '5']"),
+        (("--rounds=2", "--", "--port", "9"), "2 ['--port', '9']"),
+        (("--rounds", "2"), "2 []"),
+    ],
+)
+def test_flags_of_the_servers_a_command_starts_stand_after_the_dashes(
+    call: Call, words: tuple[str, ...], flags: str
+) -> None:
+    assert call("start", *words) == (0, f"{flags}\n", "")
+
+
+def test_flags_that_a_started_server_would_never_see_are_refused(call: Call) -> None:
+    status, out, err = call("start", "--bench-rounds", "5", "--", "--port", "9")
+    assert (status, out) == (2, "")
+    assert "--bench-rounds is for the server that this starts: put it after --" in err
 
 
 def test_help_of_a_plugins_command_lists_its_arguments(call: Call) -> None:

@@ -9,6 +9,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlxserve.batch.proof import EXACT, ROUGH
 from mlxserve.model.causal import CausalModel
+from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve_hookspecs.models import Adaptation
 from mlxserve_hookspecs.verdicts import Verdicts
 
@@ -18,37 +19,58 @@ TOKENS: Final = (1, 5, 3, 2, 4, 6)
 
 
 def adapt(
-    model: CausalModel, offers: Sequence[Adaptation], identity: str, memory: Verdicts
+    model: CausalModel,
+    offers: Sequence[Adaptation],
+    identity: str,
+    memory: Verdicts,
+    agreement: Agreement = ALONE,
 ) -> Iterator[str]:
     """Apply the offers; yield a line for the plan for each.
+
+    Ranks hold every offer to the logits at each start, together: these are collectives, and what
+    one rank remembers another may not. They apply what all of them offer and found right.
 
     Args:
         model: Changed in place.
         offers: What plugins offer.
         identity: Names the weights.
         memory: What was proved at earlier starts.
+        agreement: The ranks'.
     """
-    for offer in offers:
-        question = _question(identity, offer)
-        known = memory.known()
-        if question not in known:
+    for offer in offers[: agreement.least([len(offers)])[0]]:
+        fault = _judged(model, offer, _question(identity, offer), memory, agreement)
+        if not agreement.least([int(fault is None)])[0]:
+            yield f"fallback: {offer.name} is off: {fault or 'another rank does without it'}"
+        else:
+            yield offer.apply()
+
+
+def _judged(
+    model: CausalModel,
+    offer: Adaptation,
+    question: str,
+    memory: Verdicts,
+    agreement: Agreement,
+) -> str | None:
+    """Return what is wrong with an offer; what raised is told, and tried anew at the next start."""
+    known = memory.known() if agreement.alone else {}
+    if question not in known:
+        try:
             known[question] = _fault(model, offer)
-            memory.put(question, known[question])
-        fault = known[question]
-        yield f"fallback: {offer.name} is off: {fault}" if fault else offer.apply()
+        except Exception as error:  # it is a plugin's code, or the device was full
+            agreement.survive(error)
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        memory.put(question, known[question])
+    found: str | None = known[question]
+    return found
 
 
 def _fault(model: CausalModel, offer: Adaptation) -> str | None:
-    """Return what is wrong with an offer; it is not applied when this returns."""
-    try:
-        before = _logits(model)
-    except Exception as error:  # a model that cannot run is told of by whoever plans for it
-        return f"{type(error).__name__}: {error}"
+    """Return how far off the logits are with an offer; it is not applied when this returns."""
+    before = _logits(model)
     try:
         offer.apply()
         worst = max(_distance(a, b) for a, b in zip(_logits(model), before, strict=True))
-    except Exception as error:  # it is a plugin's code
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         offer.undo()
     limit = EXACT if before[0].dtype == mx.float32 else ROUGH

@@ -15,7 +15,7 @@ from mlxserve.cli.parser import Parser
 from mlxserve.cli.resolution import resolve
 from mlxserve.cli.selection import Selection, select
 from mlxserve.cli.show import config_json, config_text, plugin_rows, plugins_text, to_json
-from mlxserve.cli.strays import refuse_strays, stray_variables
+from mlxserve.cli.strays import refuse_misplaced, refuse_strays, stray_variables
 from mlxserve.door import PluginCrashError
 from mlxserve.hooks import gather
 from mlxserve.loading import Installed, installed
@@ -138,6 +138,8 @@ class Cli:
         if HELP_FLAGS & set(words):
             print(parser.format_help().rstrip())
             return 0
+        if command.starts:
+            refuse_misplaced(asked, own)
         self._warn(selection)
         return command.run(parser.parse_args(selection.rest))
 

@@ -1,6 +1,7 @@
 """Refuse what a user typed and nobody will read: flags, tables, variables of nobody."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,23 @@ def refuse_strays(selection: Selection, installed: Installed, *, lenient: bool =
     for file in selection.sources.files:
         for table in file.tables:
             _refuse_table(table, file, selection, installed)
+
+
+def refuse_misplaced(words: Sequence[str], own: Collection[str]) -> None:
+    """Refuse a server's flags in front of ``--``, for a command that starts servers of its own.
+
+    Args:
+        words: What was typed after the command's name.
+        own: The command's flags.
+
+    Raises:
+        SettingError: There is one.
+    """
+    for word in takewhile(lambda word: word != "--", words):
+        flag = word.partition("=")[0]
+        # what has a space is a value, such as another program's flags
+        if flag.startswith("--") and " " not in flag and flag not in own:
+            raise SettingError(f"{flag} is for the server that this starts: put it after --")
 
 
 def stray_variables(selection: Selection, installed: Installed) -> list[str]:

@@ -77,7 +77,8 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
     read = time.monotonic()
     capacity = capacity_of(resolved.engine)
     offers = gather(resolved.plugins, models.adapt_model)(model=model.model)
-    adapted = tuple(adapt(model.model, offers, model.identity, Verdicts("adaptations")))
+    agreement, memory = Agreement(group), Verdicts("adaptations")
+    adapted = tuple(adapt(model.model, offers, model.identity, memory, agreement))
     plan = plan_kv(
         model.model,
         codec_maker(resolved.plugins),
@@ -85,11 +86,11 @@ def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) 
         compiled=_compiled(resolved.engine),
         attention=resolved.engine.attention,
         memory=Memory(" ".join((model.identity, *adapted)), Verdicts("plans"))
-        if Agreement(group).alone
+        if agreement.alone
         else None,
     )
     plan = evolve(plan, adapted=adapted)
-    scheduler = _scheduler(resolved, model, plan, policy, Agreement(group), inbox.wake)
+    scheduler = _scheduler(resolved, model, plan, policy, agreement, inbox.wake)
     host = Host(resolved, model.text, progress, _compiled(resolved.engine))
     engine = _engine(resolved.plugins, model, scheduler, host, inbox, outbox)
     card = _card(resolved, model, plan, engine.scheduler.cache)

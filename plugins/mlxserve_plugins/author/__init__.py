@@ -27,12 +27,14 @@ class Author:
                 help="test the plugins of an installed distribution against their contracts",
                 add_arguments=_add_check,
                 run=_check,
+                starts=True,
             ),
             Command(
                 name="plugins trace",
                 help="start on a tiny model, serve one chat, and show each call of a hook",
                 add_arguments=_add_trace,
                 run=_trace,
+                starts=True,
             ),
         )
 

@@ -20,7 +20,9 @@ class Bench:
             "measure: serve, prefix, restart, speculation, soak, compare, engine, quality; report"
         )
         run = partial(_run, host)
-        return (Command(name="bench", help=about, add_arguments=_add_arguments, run=run),)
+        return (
+            Command(name="bench", help=about, add_arguments=_add_arguments, run=run, starts=True),
+        )
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

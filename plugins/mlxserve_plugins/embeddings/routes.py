@@ -17,7 +17,6 @@ from mlxserve_plugins.embeddings.bodies import (
     EmbeddingsUsage,
 )
 from mlxserve_plugins.embeddings.fields import TABLES
-from mlxserve_plugins.embeddings.surface import AnyRequest, Desks, present
 from mlxserve_plugins.embeddings.texts import (
     check_lengths,
     pooling_request,
@@ -34,6 +33,7 @@ from mlxserve_plugins.embeddings.vectors import (
 )
 from mlxserve_plugins.openai.parameters import check_model
 from mlxserve_plugins.openai.routes import CLIENT_LEFT, ERRORS
+from mlxserve_plugins.surface.desks import AnyRequest, Desks, present
 from mlxserve_plugins.surface.transport import ClientLeftError, JsonBody, while_connected
 
 MANY: Final = 1 << 16

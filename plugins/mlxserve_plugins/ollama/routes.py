@@ -2,18 +2,15 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from attrs import define, field
-from litestar import Request, Response, Router, get, post
-from litestar.connection import ASGIConnection
-from litestar.datastructures import State
+from litestar import Response, Router, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Body
 
-from mlxserve_hookspecs import Credentials, EngineClient, RequestError, Services
-from mlxserve_plugins.guarding import setting
+from mlxserve_hookspecs import EngineClient, RequestError, Services
 from mlxserve_plugins.ollama.bodies import (
     ChatBody,
     EmbedBody,
@@ -29,31 +26,20 @@ from mlxserve_plugins.ollama.translating import chat_of, conversation_of, model_
 from mlxserve_plugins.openai.chat import SpokenChoice, is_forced, meter_of
 from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
 from mlxserve_plugins.surface.checks import check_model
+from mlxserve_plugins.surface.desks import AnyRequest, Desks, present
 from mlxserve_plugins.surface.errors import logged
-from mlxserve_plugins.surface.fields import Table
-from mlxserve_plugins.surface.notes import Desk, Notes
 from mlxserve_plugins.surface.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
-    notes_of,
     while_connected,
 )
 from mlxserve_plugins.tools.ignored import IgnoredTools
-
-AnyRequest = Request[Any, Any, State]
-AnyConnection = ASGIConnection[Any, Any, Any, State]
 
 CLIENT_LEFT = 499
 """A status that nobody sees: the connection is closed."""
 
 _encode = msgspec.json.Encoder().encode
-
-
-class HasTable(Protocol):
-    """A body whose fields are in a table."""
-
-    TABLE: ClassVar[Table]
 
 
 @define(eq=False)
@@ -62,45 +48,33 @@ class Api:
 
     services: Services
     ignored: IgnoredTools = field(factory=IgnoredTools)
-    desks: dict[str, Desk] = field(init=False)
+    desks: Desks = field(init=False)
     embedding: Embedding = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make a desk for each table."""
         self.embedding = Embedding(self.services)
-        mode = setting(self.services, "server", "unknown_fields", "warn")
-        tell = self.services.tell_adjusted
-        self.desks = {table.surface: Desk(table.surface, tell, mode) for table in TABLES}
+        self.desks = Desks(self.services, TABLES)
 
     @property
     def engine(self) -> EngineClient:
         """The engine."""
         return self.services.engine
 
-    def authenticate(self, connection: AnyConnection) -> None:
-        """Find out who asks, before anything else of the request is looked at."""
-        client = connection.client
-        credentials = Credentials(
-            headers=dict(connection.headers.items()),
-            path=connection.url.path,
-            client=client.host if client else "",
-        )
-        connection.state.tenant = self.services.admission.authenticate(credentials).tenant
-
     async def chat(self, body: ChatBody, request: AnyRequest) -> Response[Any]:
         """Answer a chat, or say that the model is there."""
-        notes = self._noted(body, request)
+        notes = self.desks.noted(body, request)
         if not body.messages:
             return self._loaded(body.model, chat=True)
         asked = chat_of(body, notes)
         job = await chat_job(asked, self.engine, request.state.tenant, notes)
         self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
-        self._file(body, request, notes)
+        self.desks.file(body, request, notes)
         return await self._answer(OllamaReply(job, self._reader(job), chat=True), request)
 
     async def generate(self, body: GenerateBody, request: AnyRequest) -> Response[Any]:
         """Answer a prompt, or say that the model is there."""
-        notes = self._noted(body, request)
+        notes = self.desks.noted(body, request)
         if not body.prompt:
             return self._loaded(body.model, chat=False)
         tenant = request.state.tenant
@@ -110,21 +84,21 @@ class Api:
         else:
             job = await chat_job(conversation_of(body, notes), self.engine, tenant, notes)
             spoken = self._reader(job)
-        self._file(body, request, notes)
+        self.desks.file(body, request, notes)
         return await self._answer(OllamaReply(job, spoken, chat=False), request)
 
     def show(self, body: ShowBody, request: AnyRequest) -> dict[str, Any]:
         """Describe the model."""
-        notes = self._noted(body, request)
+        notes = self.desks.noted(body, request)
         check_model(model_name(body.model), self.engine.card, notes)
-        self._file(body, request, notes)
+        self.desks.file(body, request, notes)
         return shown(self.engine)
 
     async def embed(self, body: EmbedBody | EmbeddingsBody, request: AnyRequest) -> Response[Any]:
         """Answer with the vectors of texts, or say that the model is there."""
-        notes = self._noted(body, request)
+        notes = self.desks.noted(body, request)
         check_model(model_name(body.model), self.engine.card, notes)
-        self._file(body, request, notes)
+        self.desks.file(body, request, notes)
         tenant = request.state.tenant
         if isinstance(body, EmbedBody):
             work = self.embedding.new(body, tenant)
@@ -146,15 +120,6 @@ class Api:
     def _loaded(self, model: str, *, chat: bool) -> Response[Any]:
         check_model(model_name(model), self.engine.card)
         return Response(loaded(self.engine.card.id, chat=chat))
-
-    def _noted(self, body: HasTable, request: AnyRequest) -> Notes:
-        notes = notes_of(request)
-        self.desks[body.TABLE.surface].check_unknown(notes.taken)
-        return notes
-
-    def _file(self, body: HasTable, request: AnyRequest, notes: Notes) -> None:
-        peer = request.client.host if request.client else ""
-        self.desks[body.TABLE.surface].file(notes.taken, request.state.tenant or peer)
 
     async def _answer(self, reply: OllamaReply, request: AnyRequest) -> Response[Any]:
         try:
@@ -214,15 +179,7 @@ def make_routes(services: Services) -> list[Router]:
         _chat, _generate, _tags, _running, _show, _embed, _embeddings, _version,
     ]  # fmt: skip
     handlers = [make(api) for make in makers]
-    return [Router(path="/", route_handlers=handlers, guards=[_guard(api)], tags=["Ollama"])]
-
-
-def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]]:
-    # A function, not a method: Litestar makes deep copies of guards, and with them of their self.
-    async def authenticate(connection: AnyConnection, _: Any) -> None:
-        api.authenticate(connection)
-
-    return authenticate
+    return [Router(path="/", route_handlers=handlers, guards=[api.desks.guard()], tags=["Ollama"])]
 
 
 def _chat(api: Api) -> HTTPRouteHandler:
@@ -231,7 +188,7 @@ def _chat(api: Api) -> HTTPRouteHandler:
         request: AnyRequest, data: Annotated[ChatBody | None, Body()] = None
     ) -> Response[Any]:
         """Continue a conversation; streams lines of JSON unless ``stream`` is false."""
-        return await api.chat(_present(data), request)
+        return await api.chat(present(data), request)
 
     return ollama_chat
 
@@ -242,7 +199,7 @@ def _generate(api: Api) -> HTTPRouteHandler:
         request: AnyRequest, data: Annotated[GenerateBody | None, Body()] = None
     ) -> Response[Any]:
         """Answer a prompt; streams lines of JSON unless ``stream`` is false."""
-        return await api.generate(_present(data), request)
+        return await api.generate(present(data), request)
 
     return ollama_generate
 
@@ -253,7 +210,7 @@ def _show(api: Api) -> HTTPRouteHandler:
         request: AnyRequest, data: Annotated[ShowBody | None, Body()] = None
     ) -> dict[str, Any]:
         """Describe the model."""
-        return api.show(_present(data), request)
+        return api.show(present(data), request)
 
     return ollama_show
 
@@ -264,7 +221,7 @@ def _embed(api: Api) -> HTTPRouteHandler:
         request: AnyRequest, data: Annotated[EmbedBody | None, Body()] = None
     ) -> Response[Any]:
         """Embed texts: a vector of length 1 for each."""
-        return await api.embed(_present(data), request)
+        return await api.embed(present(data), request)
 
     return ollama_embed
 
@@ -275,7 +232,7 @@ def _embeddings(api: Api) -> HTTPRouteHandler:
         request: AnyRequest, data: Annotated[EmbeddingsBody | None, Body()] = None
     ) -> Response[Any]:
         """Embed one text, as Ollama did before; its vector is not normalised."""
-        return await api.embed(_present(data), request)
+        return await api.embed(present(data), request)
 
     return ollama_embeddings
 
@@ -305,13 +262,6 @@ def _version(_: Api) -> HTTPRouteHandler:
         return {"version": API_VERSION}
 
     return ollama_version
-
-
-def _present(data: Any) -> Any:
-    if data is None:
-        message = "the request body is empty: send a JSON object"
-        raise RequestError(status=400, message=message, code="invalid_json")
-    return data
 
 
 def _first(lines: AsyncGenerator[bytes, None]) -> Coroutine[Any, Any, bytes]:

@@ -4,26 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from importlib.metadata import version
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any
 
 from attrs import define, field
-from litestar import Request, Response, Router, get, post
-from litestar.connection import ASGIConnection
-from litestar.datastructures import State
+from litestar import Response, Router, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, Parameter
 
 from mlxserve_hookspecs import (
     PROJECT,
-    Credentials,
     Described,
     EngineClient,
     GenerationRequest,
     RequestError,
     Services,
 )
-from mlxserve_plugins.guarding import setting
 from mlxserve_plugins.openai.answers import (
     ChatCompletion,
     DetokenizeAnswer,
@@ -47,20 +43,15 @@ from mlxserve_plugins.openai.jobs import Job, chat_job, completion_job
 from mlxserve_plugins.openai.replies import Reply
 from mlxserve_plugins.openai.streaming import server_sent
 from mlxserve_plugins.openai.tokenizing import detokenize, tokenize
-from mlxserve_plugins.surface.fields import Table
+from mlxserve_plugins.surface.desks import AnyRequest, Desks
 from mlxserve_plugins.surface.merging import Events, Start, merge
-from mlxserve_plugins.surface.notes import Desk, Notes
 from mlxserve_plugins.surface.transport import (
     ClientLeftError,
     EventStream,
     JsonBody,
-    notes_of,
     while_connected,
 )
 from mlxserve_plugins.tools.ignored import IgnoredTools
-
-AnyRequest = Request[Any, Any, State]
-AnyConnection = ASGIConnection[Any, Any, Any, State]
 
 HEADERS_AFTER = 1.0
 """Seconds that a stream waits for its first event before it sends headers: a refusal that comes
@@ -83,12 +74,6 @@ ERRORS = {
 }
 
 
-class HasTable(Protocol):
-    """A body whose fields are in a table."""
-
-    TABLE: ClassVar[Table]
-
-
 @define(eq=False)
 class Api:
     """The endpoints' work, apart from their paths."""
@@ -96,68 +81,45 @@ class Api:
     services: Services
     keepalive: float
     ignored: IgnoredTools = field(factory=IgnoredTools)
-    desks: Mapping[str, Desk] = field(init=False)
+    desks: Desks = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make a desk for each surface."""
-        mode = setting(self.services, "server", "unknown_fields", "warn")
-        tell = self.services.tell_adjusted
-        self.desks = {table.surface: Desk(table.surface, tell, mode) for table in TABLES}
+        self.desks = Desks(self.services, TABLES)
 
     @property
     def engine(self) -> EngineClient:
         """The engine."""
         return self.services.engine
 
-    def authenticate(self, connection: AnyConnection) -> None:
-        """Find out who asks, before anything else of the request is looked at."""
-        client = connection.client
-        credentials = Credentials(
-            headers=dict(connection.headers.items()),
-            path=connection.url.path,
-            client=client.host if client else "",
-        )
-        connection.state.tenant = self.services.admission.authenticate(credentials).tenant
-
     async def chat(self, body: ChatBody, request: AnyRequest) -> Response[ChatCompletion]:
         """Answer a chat request."""
-        notes = self.noted(body, request)
+        notes = self.desks.noted(body, request)
         job = await chat_job(body, self.engine, request.state.tenant, notes)
         self.ignored.tell(job.tools, job.text.markup, request.scope["state"])
-        self.file(body, request, notes)
+        self.desks.file(body, request, notes)
         return await self._answer(ChatReply(job, self.services.make_parser), request)
 
     async def complete(self, body: CompletionBody, request: AnyRequest) -> Response[TextCompletion]:
         """Answer a completion request."""
-        notes = self.noted(body, request)
+        notes = self.desks.noted(body, request)
         job = await completion_job(body, self.engine, request.state.tenant, notes)
-        self.file(body, request, notes)
+        self.desks.file(body, request, notes)
         return await self._answer(CompletionReply(job), request)
 
     async def tokenize(self, body: TokenizeBody, request: AnyRequest) -> TokenizeAnswer:
         """Turn a text or a conversation into token ids."""
-        notes = self.noted(body, request)
+        notes = self.desks.noted(body, request)
         answer = await tokenize(body, self.engine, notes)
-        self.file(body, request, notes)
+        self.desks.file(body, request, notes)
         return answer
 
     async def detokenize(self, body: DetokenizeBody, request: AnyRequest) -> DetokenizeAnswer:
         """Turn token ids into text."""
-        notes = self.noted(body, request)
+        notes = self.desks.noted(body, request)
         answer = await detokenize(body, self.engine, notes)
-        self.file(body, request, notes)
+        self.desks.file(body, request, notes)
         return answer
-
-    def noted(self, body: HasTable, request: AnyRequest) -> Notes:
-        """Return what was noted of a body so far, if that is to be let through."""
-        notes = notes_of(request)
-        self.desks[body.TABLE.surface].check_unknown(notes.taken)
-        return notes
-
-    def file(self, body: HasTable, request: AnyRequest, notes: Notes) -> None:
-        """Log and count what a request is served without."""
-        peer = request.client.host if request.client else ""
-        self.desks[body.TABLE.surface].file(notes.taken, request.state.tenant or peer)
 
     def models(self) -> ModelList:
         """List the model, once."""
@@ -240,18 +202,10 @@ def make_routes(services: Services, *, keepalive: float) -> list[Router]:
         Router(
             path="/",
             route_handlers=[make(api) for make in makers],
-            guards=[_guard(api)],
+            guards=[api.desks.guard()],
             tags=["OpenAI"],
         )
     ]
-
-
-def _guard(api: Api) -> Callable[[AnyConnection, Any], Coroutine[Any, Any, None]]:
-    # A function, not a method: Litestar makes deep copies of guards, and with them of their self.
-    async def authenticate(connection: AnyConnection, _: Any) -> None:
-        api.authenticate(connection)
-
-    return authenticate
 
 
 def _chat(api: Api) -> HTTPRouteHandler:

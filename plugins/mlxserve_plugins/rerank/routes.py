@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from mlxserve_hookspecs import Services
 from mlxserve_plugins.embeddings.bodies import EmbeddingsUsage
-from mlxserve_plugins.embeddings.surface import AnyRequest, Desks, present
 from mlxserve_plugins.embeddings.texts import split_texts
 from mlxserve_plugins.embeddings.vectors import PoolingChoice, vectors
 from mlxserve_plugins.openai.parameters import check_model
@@ -20,6 +19,7 @@ from mlxserve_plugins.openai.routes import CLIENT_LEFT, ERRORS
 from mlxserve_plugins.rerank.bodies import Document, RankedDocument, RerankAnswer, RerankBody
 from mlxserve_plugins.rerank.fields import TABLES
 from mlxserve_plugins.rerank.scoring import Method, scorer_of
+from mlxserve_plugins.surface.desks import AnyRequest, Desks, present
 from mlxserve_plugins.surface.transport import ClientLeftError, JsonBody, while_connected
 
 PATHS: Final = ["/v1/rerank", "/v2/rerank", "/rerank"]

@@ -9,6 +9,7 @@
 | ``limits`` | ``reply_tokens``, ``room_after``: how long a reply may get |
 | ``checks`` | ``check_model``, ``refusal`` |
 | ``notes`` | ``Notes`` of what was not taken by its word; a ``Desk`` files them |
+| ``desks`` | ``Desks``: a desk for each table, and the guard that finds out who asks |
 | ``errors`` | ``shape_errors``: every error of a surface's paths in its own shape |
 | ``chats`` | what templates are told, and where stop strings hold |
 

@@ -1,13 +1,13 @@
 """Two ranks ask each other the same questions, however different their days are."""
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from attrs import define, field, frozen
+from attrs import define, field
+from tests.core.ranks.table import WAIT, AtTable, Table
 
 from mlxserve.cache.blocks import BlockCache
 from mlxserve.cache.restoring import Restorer
@@ -22,41 +22,8 @@ from mlxserve.ranks.agreement import (
 )
 from mlxserve_hookspecs import Block, BlockArray, BlockKey, CacheLayout
 
-WAIT = 10.0
 NOTHING: Any = None
 KEYS = [BlockKey(hash=bytes([at]) * 32, parent=b"", tokens=(at,)) for at in range(4)]
-
-
-@define(eq=False)
-class Table:
-    """Where two ranks meet: each puts its values down and takes the least of both."""
-
-    meeting: threading.Barrier = field(factory=lambda: threading.Barrier(2, timeout=WAIT))
-    values: dict[int, list[int]] = field(factory=dict)
-    met: int = 0
-
-    def least(self, rank: int, values: Sequence[int]) -> list[int]:
-        self.values[rank] = list(values)
-        self.meeting.wait()
-        found = [min(pair) for pair in zip(*self.values.values(), strict=True)]
-        self.met += rank == 0
-        self.meeting.wait()
-        return found
-
-
-@frozen
-class AtTable(Agreement):
-    """An agreement of two threads."""
-
-    table: Table = field(kw_only=True)
-    rank: int = field(kw_only=True)
-
-    @property
-    def alone(self) -> bool:
-        return False
-
-    def least(self, values: Sequence[int]) -> list[int]:
-        return self.table.least(self.rank, values)
 
 
 def on_both(work: Callable[[AtTable], Any]) -> list[Any]:

@@ -1,10 +1,7 @@
-import socket
-import threading
 from collections.abc import Iterator
 
 import httpx
 import pytest
-import uvicorn
 from litestar import Litestar
 from litestar.config.app import AppConfig
 from ollama import Client
@@ -14,6 +11,7 @@ from mlxserve_hookspecs import Limits, Services
 from mlxserve_plugins.ollama import Ollama
 
 from ..anthropic.conftest import Delegate, Running, Stage, parse
+from ..live import listening
 from ..openai.fake_engine import FakeAdmission, FakeEngine
 
 
@@ -43,17 +41,8 @@ def build_app(stage: Stage) -> Litestar:
 def running() -> Iterator[Running]:
     """Serve on a free port for all tests of this folder."""
     stage = Stage(FakeEngine(), FakeAdmission())
-    config = uvicorn.Config(
-        build_app(stage), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", stage)
-        server.should_exit = True
-        thread.join()
+    with listening(build_app(stage)) as url:
+        yield Running(url, stage)
 
 
 @pytest.fixture

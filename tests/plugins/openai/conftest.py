@@ -1,12 +1,9 @@
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from attrs import define, field, frozen
 from litestar import Litestar
 from openai import OpenAI
@@ -15,6 +12,7 @@ from mlxserve.serve.errors import make_handlers
 from mlxserve_hookspecs import Services
 from mlxserve_plugins.openai import OpenAi, OpenAiOptions
 
+from ..live import listening
 from .fake_engine import FakeAdmission, FakeEngine, MarkupParser
 
 KEEPALIVE = 0.1
@@ -83,18 +81,8 @@ def build_app(stage: Stage) -> Litestar:
 def running() -> Iterator[Running]:
     """Serve on a free port for all tests of this folder."""
     stage = Stage(FakeEngine(), FakeAdmission())
-    config = uvicorn.Config(
-        build_app(stage), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Without it every answer waits 40 ms for the client's delayed acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", stage)
-        server.should_exit = True
-        thread.join()
+    with listening(build_app(stage)) as url:
+        yield Running(url, stage)
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from attrs import define, field, frozen
 from litestar import Litestar
 from openai import OpenAI
@@ -16,6 +13,7 @@ from mlxserve_hookspecs import Markup, OutputParser, Services, TextCodec
 from mlxserve_plugins.responses import Responses, ResponsesOptions
 from mlxserve_plugins.tools import Tools
 
+from ..live import listening
 from ..openai.fake_engine import FakeAdmission, FakeEngine, FakeText
 
 KEEPALIVE = 0.1
@@ -103,18 +101,8 @@ def new_engine() -> FakeEngine:
 def running() -> Iterator[Running]:
     """Serve on a free port for all tests of this folder."""
     stage = Stage(new_engine(), FakeAdmission())
-    config = uvicorn.Config(
-        build_app(stage), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Without it every answer waits 40 ms for the client's delayed acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", stage)
-        server.should_exit = True
-        thread.join()
+    with listening(build_app(stage)) as url:
+        yield Running(url, stage)
 
 
 @pytest.fixture

@@ -45,7 +45,10 @@ class Desks:
         self.desks = {table.surface: Desk(table.surface, tell, mode) for table in self.tables}
 
     def guard(self) -> Guard:
-        """Return a guard that finds out who asks, before anything else is looked at."""
+        """Return a guard that finds out who asks, before anything else is looked at.
+
+        A function, not a method: Litestar makes deep copies of guards, and with them of their self.
+        """
         services = self.services
 
         async def authenticate(connection: AnyConnection, _: Any) -> None:
