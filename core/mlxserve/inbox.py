@@ -101,8 +101,13 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def take(self, wait: float) -> Turn:
-        """Return all messages, waiting up to ``wait`` seconds for the first."""
+    def take(self, wait: float, *, idle: bool = True) -> Turn:  # noqa: ARG002 - ranks differ
+        """Return all messages, waiting up to ``wait`` seconds for the first.
+
+        Args:
+            wait: Seconds.
+            idle: Whether the engine has nothing to do, so that a turn without messages is none.
+        """
         with self._ready:
             if wait > 0 and not (self._messages or self._closed or self._woken):
                 self._taken_at = None

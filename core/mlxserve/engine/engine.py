@@ -134,7 +134,7 @@ class Engine:
 
     def receive(self) -> Turn:
         """Take messages; wait for one when there is nothing else to do."""
-        turn = self.inbox.take(self._patience())
+        turn = self.inbox.take(self._patience(), idle=self.scheduler.idle)
         for message in turn.messages:
             self.intake.receive(message, turn.now)
         if self.spare is not None and not turn.messages and self.scheduler.idle:

@@ -15,15 +15,17 @@ from mlxserve.ranks.link import Link
 class LeaderInbox(Inbox):
     """Rank 0's: what it takes, every rank takes.
 
-    An idle engine that has no message sends nothing: the others sleep.
+    While there is work each of its turns is one of theirs, also where it found no message: what
+    they ask each other in an iteration follows from what they have been told until then. An idle
+    engine that has no message sends nothing: the others sleep.
     """
 
     links: Sequence[Link] = ()
 
-    def take(self, wait: float) -> Turn:
+    def take(self, wait: float, *, idle: bool = True) -> Turn:
         """Return the messages, having sent them on."""
-        turn = super().take(wait)
-        if turn.messages or wait == 0.0:
+        turn = super().take(wait, idle=idle)
+        if turn.messages or not idle:
             frame = encode(turn)
             for link in self.links:
                 link.send(frame)
@@ -42,11 +44,11 @@ class FollowerInbox(Inbox):
 
     link: Link = field(kw_only=True)
 
-    def take(self, wait: float) -> Turn:
-        """Return rank 0's next turn; an idle engine waits up to ``wait`` seconds for one."""
+    def take(self, wait: float, *, idle: bool = True) -> Turn:
+        """Return rank 0's next turn; only an idle engine goes on without one, after ``wait``."""
         self._taken_at = None  # whoever waits for rank 0 is not stuck
         try:
-            body = self.link.frames.get(timeout=wait or None)
+            body = self.link.frames.get(timeout=(wait or None) if idle else None)
         except queue.Empty:
             return Turn(0.0)
         self._taken_at = time.monotonic()

@@ -13,7 +13,7 @@ from attrs import define
 
 from mlxserve.inbox import Cancel, Turn
 from mlxserve.ranks.frames import LinkBrokenError, encode
-from mlxserve.ranks.inboxes import FollowerInbox
+from mlxserve.ranks.inboxes import FollowerInbox, LeaderInbox
 from mlxserve.ranks.link import BEAT, Link, Links, follow, lead
 from mlxserve_hookspecs import Rank
 
@@ -165,6 +165,26 @@ def test_a_step_that_does_not_end_is_fatal_though_hearts_beat(them: Ranks) -> No
     begun = time.monotonic()
     links = Links([leader], WAIT, print, 0.5, lambda: time.monotonic() - begun)
     assert "a step has taken" in reason(links)
+
+
+def test_ranks_that_only_wait_take_turns_together(them: Ranks) -> None:
+    """However late rank 0's turn is: one who went on alone would meet it in another iteration."""
+    leader, follower = them.pair()
+    leading, following = LeaderInbox(links=[leader]), FollowerInbox(link=follower)
+    waiting = them.pool.submit(following.take, 0.005, idle=False)
+    time.sleep(0.1)
+    assert not waiting.done()
+    turn = leading.take(0.005, idle=False)
+    assert waiting.result(WAIT) == turn == Turn(turn.now)
+    leading.put(Cancel("a"))
+    turn = leading.take(0.005, idle=False)
+    assert following.take(0.005, idle=False) == turn == Turn(turn.now, (Cancel("a"),))
+
+
+def test_idle_ranks_sleep(them: Ranks) -> None:
+    leader, follower = them.pair()
+    assert not LeaderInbox(links=[leader]).take(0.01).messages
+    assert FollowerInbox(link=follower).take(0.05) == Turn(0.0)
 
 
 def test_a_follower_that_waits_for_a_turn_is_not_stuck(them: Ranks) -> None:
