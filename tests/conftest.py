@@ -30,15 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(turns.close)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a file's tests with one worker, for they share fixtures; long ones first."""
-    if TURNS not in config.stash:
-        return
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    items.sort(key=_place)
+    """Begin with what takes long."""
+    if TURNS in config.stash:
+        items.sort(key=_place)
 
 
 @pytest.hookimpl(wrapper=True)
