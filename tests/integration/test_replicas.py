@@ -25,9 +25,12 @@ STREAMS = 200
 LATER = 60
 """So many of them come when two replicas are on their way out."""
 
-CONVERSATIONS = 12
+CONVERSATIONS = 24
+"""Many at once, so that none leaves its replica because a few others happen to be there too: the
+example gives no replica more than twice the mean."""
+
 TURNS = 4
-AT_ONCE = 6
+AT_ONCE = 12
 LIMITS = (
     "--max-concurrent-requests", "256", "--max-queue-size", "256", "--max-batch-size", "16",
 )  # fmt: skip
