@@ -33,6 +33,9 @@ BLOCKS = (PREFIX - 1) // BLOCK
 SHORT = 300
 SHORT_BLOCKS = (SHORT - 1) // BLOCK
 
+STALL_S = 0.1
+"""What a server that goes or comes may add to the longest pause of a stream."""
+
 PATIENCE_MS = 4000
 """Long, so that an engine that waited for the server even once could not be overlooked."""
 
@@ -226,7 +229,8 @@ def test_streams_go_on_while_valkey_is_killed_and_comes_back(
     length = min(len(meanwhile.text), len(before.text))
     assert length > 20
     assert meanwhile.text[:length] == before.text[:length]
-    assert meanwhile.longest_gap < max(PATIENCE_MS / 2000, 4 * before.longest_gap)
+    # What others' prompts cost is in both; a machine with other work to do may double it.
+    assert meanwhile.longest_gap < before.longest_gap + max(STALL_S, before.longest_gap)
     until(lambda: one.figure("available") == 1, 60)
     new = one.ask(prompt("grey", SHORT))
     until(lambda: other.figure("blocks") >= SHORT_BLOCKS, 30)
