@@ -11,6 +11,7 @@ from attrs import define, field
 from hypothesis import settings
 
 from mlxserve.loading import Installed, installed
+from mlxserve.testing.logs import log_plainly
 
 from .turns import Turns
 
@@ -106,6 +107,12 @@ class World:
         module.__dict__["it"] = point
         self.monkeypatch.setitem(sys.modules, name, module)
         return f"{name}:it"
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> None:
+    """Take no seconds for each exception that is logged."""
+    log_plainly()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 from structlog.testing import capture_logs
 
 from mlxserve.loading import register
+from mlxserve.model.finding import find
 from mlxserve.model.load import load
 from mlxserve.options import ModelOptions
 from mlxserve.testing.models import write_model
@@ -37,7 +38,8 @@ def adapter(folder: Path, model: Path) -> Path:
 
 def loaded(model: Path, lora: Path | None) -> Any:
     plugins = register({"hub": Hub()})
-    return load(plugins, ModelOptions(model=str(model), adapter_path=lora), lambda *_: None)
+    options = ModelOptions(model=str(model), adapter_path=lora)
+    return load(plugins, options, find(plugins, options.model, lambda *_: None))
 
 
 def test_an_adapter_changes_logits_as_it_does_in_mlx_lm(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlxserve.loading import register
+from mlxserve.model.finding import find
 from mlxserve.model.load import load
 from mlxserve.model.marks import MARK, marked, unmarked
 from mlxserve.options import ModelOptions
@@ -45,7 +46,8 @@ def test_a_model_with_marks_is_loaded(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         mark(folder / name)
     options = ModelOptions(model=str(folder))
-    model = load(register({"hub": Hub()}), options, lambda *_: None)
+    plugins = register({"hub": Hub()})
+    model = load(plugins, options, find(plugins, options.model, lambda *_: None))
     assert model.config["model_type"] == "llama"
     assert model.text.decode(model.text.encode("the")) == "the"
     assert model.text.has_chat_template

@@ -31,7 +31,7 @@ class Host:
         """Resolve ``--model`` as the loader does."""
         resolved = self._resolve(words)
         # Both import mlx, or what is slow: after `preparing`.
-        from mlxserve.model.load import find  # noqa: PLC0415
+        from mlxserve.model.finding import find  # noqa: PLC0415
         from mlxserve.serve.progress import make_progress  # noqa: PLC0415
 
         progress = make_progress(sys.stderr)

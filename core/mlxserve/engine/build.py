@@ -35,6 +35,7 @@ from mlxserve_hookspecs import (
     KvSide,
     ModelCard,
     ModelHost,
+    ModelSource,
     PluginError,
     Progress,
     SchedulingPolicy,
@@ -62,18 +63,20 @@ class Built:
     spent: Mapping[str, float]
 
 
-def build(resolved: Resolved, progress: Progress, inbox: Inbox, outbox: Outbox) -> Built:
-    """Load the model and make the engine; on the engine thread.
+def build(
+    resolved: Resolved, source: ModelSource, progress: Progress, inbox: Inbox, outbox: Outbox
+) -> Built:
+    """Load the model at ``source`` and make the engine; on the engine thread.
 
     Raises:
-        MlxserveError: A user's mistake: no such model, no policy, ...
+        MlxserveError: A user's mistake: a broken model, no policy, ...
     """
     policy = ask(resolved.plugins, scheduling.make_policy)()
     if policy is None:
         raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
     group = ask(resolved.plugins, distribution.join_group)()
     began = time.monotonic()
-    model = load(resolved.plugins, resolved.model, progress, group)
+    model = load(resolved.plugins, resolved.model, source, group)
     read = time.monotonic()
     capacity = capacity_of(resolved.engine)
     offers = gather(resolved.plugins, models.adapt_model)(model=model.model)

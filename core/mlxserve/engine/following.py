@@ -8,6 +8,7 @@ import structlog
 from mlxserve.engine.build import build
 from mlxserve.engine.engine import Engine
 from mlxserve.engine.warming import warm_passes
+from mlxserve.model.finding import find
 from mlxserve.ranks.frames import LinkBrokenError
 from mlxserve.ranks.inboxes import FollowerInbox
 from mlxserve.ranks.link import Links, follow
@@ -41,7 +42,8 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     links.watch()
     inbox = FollowerInbox(link=link)
     try:
-        built = build(resolved, lambda _what, _done, _total: None, inbox, lambda _events: None)
+        source = find(resolved.plugins, resolved.model.model, _silent)
+        built = build(resolved, source, _silent, inbox, lambda _events: None)
     except MlxserveError as error:
         raise MlxserveError(f"rank {rank.rank}: {error}") from error
     warm_passes(built.engine)
@@ -51,6 +53,10 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     links.close()
     built.engine.scheduler.cache.close(FLUSH_TIMEOUT)
     return 0
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    del what, done, total
 
 
 def _step(engine: Engine, inbox: FollowerInbox) -> None:

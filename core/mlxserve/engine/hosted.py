@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 from mlxserve.batch.plan import PoolLimits, plan_kv
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.store import Chunk
+from mlxserve.model.finding import find
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import ModelOptions
 from mlxserve.pool.table import Row
@@ -39,7 +40,8 @@ class Host:
     def load(self, reference: str) -> HostedModel:
         """Load a model and lay out its rows, in plain KV."""
         options = ModelOptions(model=reference, dtype=self.resolved.model.dtype)
-        model = load(self.resolved.plugins, options, self.progress)
+        plugins = self.resolved.plugins
+        model = load(plugins, options, find(plugins, reference, self.progress))
         return hosted(model, compiled=self.compiled)
 
 

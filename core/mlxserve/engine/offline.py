@@ -18,6 +18,7 @@ from mlxserve.cache.chain import extend, root
 from mlxserve.engine.build import build
 from mlxserve.engine.engine import Engine
 from mlxserve.inbox import Inbox, Submit
+from mlxserve.model.finding import find
 from mlxserve.pool.table import Row
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
@@ -56,7 +57,8 @@ def open_engine(resolved: Resolved, progress: Progress) -> Iterator["Offline"]:
     Raises:
         MlxserveError: A user's mistake, or a model that takes one sequence at a time.
     """
-    built = build(resolved, progress, Inbox(), lambda _events: None)
+    source = find(resolved.plugins, resolved.model.model, progress)
+    built = build(resolved, source, progress, Inbox(), lambda _events: None)
     store = built.engine.decoder.store
     if not isinstance(store, Runner):
         raise ModelError(f"{built.loaded.card.id} runs one sequence at a time: no steps to measure")

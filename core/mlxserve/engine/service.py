@@ -13,6 +13,7 @@ from mlxserve.engine.client import Client
 from mlxserve.engine.refusals import SHUTTING_DOWN, STOPPED
 from mlxserve.hooks import tell
 from mlxserve.inbox import ClearCache, Drain, Inbox
+from mlxserve.model.finding import find
 from mlxserve.ranks.inboxes import LeaderInbox
 from mlxserve.ranks.link import Links
 from mlxserve.resolved import Resolved
@@ -179,12 +180,13 @@ class EngineService:
             engine.abandon(STOPPED)
 
     def _load(self) -> "Engine":
+        began, resolved = time.monotonic(), self.resolved
+        source = find(resolved.plugins, resolved.model.model, self.progress)
         # Imports mlx: on this thread, after `preparing`.
         from mlxserve.engine.build import build  # noqa: PLC0415
         from mlxserve.engine.warming import warm_up  # noqa: PLC0415
 
-        began = time.monotonic()
-        built = build(self.resolved, self.progress, self._inbox, self._client.deliver)
+        built = build(resolved, source, self.progress, self._inbox, self._client.deliver)
         made = time.monotonic()
         warm_up(built.engine, self._inbox)
         if self.links is not None:

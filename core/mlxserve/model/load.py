@@ -1,4 +1,4 @@
-"""From a reference to weights in memory: resolve, load through mlx-lm, cast."""
+"""From a model's files to weights in memory: load through mlx-lm, split, cast."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from mlxserve.model.marks import unmarked
 from mlxserve.model.wired import wire
 from mlxserve.options import ModelOptions
 from mlxserve.text.tokenizer import Tokenizer
-from mlxserve_hookspecs import Group, ModelError, ModelSource, Progress, generation, models
+from mlxserve_hookspecs import Group, ModelError, ModelSource, generation
 
 log = structlog.get_logger("mlxserve.model")
 
@@ -34,8 +34,6 @@ SPLIT = (
     "linear_num_value_heads",
 )
 """What tensor parallelism splits: whole heads go to a rank."""
-
-FORMS = "a hub id (org/name), an existing folder, or a form that an active plugin knows"
 
 
 @frozen
@@ -72,16 +70,15 @@ class LoadedModel:
 
 
 def load(
-    plugins: PluginManager, options: ModelOptions, progress: Progress, group: Group = None
+    plugins: PluginManager, options: ModelOptions, source: ModelSource, group: Group = None
 ) -> LoadedModel:
-    """Resolve, load, split over ``group`` and cast the model; takes seconds to minutes.
+    """Load, split over ``group`` and cast a model that was found; takes seconds to minutes.
 
     Raises:
-        ModelError: The reference leads nowhere, or what it leads to cannot be loaded.
+        ModelError: What was found cannot be loaded.
     """
     if line := wire(options.wired_limit):
         log.info(PLAN, detail=line)
-    source = find(plugins, options.model, progress)
     size = 1 if group is None else group.size()
     if size > 1:
         check_shardable(source.folder, options, size)
@@ -106,18 +103,6 @@ def load(
     if text.template_fault is not None:
         log.warning("the chat template is broken: no chat", model=name, fault=text.template_fault)
     return LoadedModel(model, text, config, source, name, int(time.time()))
-
-
-def find(plugins: PluginManager, reference: str, progress: Progress) -> ModelSource:
-    """Return where a model's files are, fetched and converted if they were not.
-
-    Raises:
-        ModelError: The reference leads nowhere.
-    """
-    source = ask(plugins, models.resolve_model)(reference=reference, progress=progress)
-    if source is None:
-        raise ModelError(f"--model {reference!r} is not {FORMS}")
-    return source
 
 
 def _load(

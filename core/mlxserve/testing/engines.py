@@ -16,6 +16,7 @@ from mlxserve.engine.service import EngineService
 from mlxserve.hooks import Manager, failures
 from mlxserve.loading import installed, register
 from mlxserve.resolved import Resolved
+from mlxserve.testing.logs import log_plainly
 from mlxserve_hookspecs import (
     PROJECT,
     EngineClient,
@@ -200,6 +201,7 @@ def running_engine(
     Raises:
         MlxserveError: A mistake in ``words``, or a plugin that does not fit.
     """
+    log_plainly()
     resolved = resolved_with(plugins, ("--model", str(model), *HERE, *without_tiers(words), *words))
     engine = RunningEngine(resolved, EngineService(resolved))
     try:
