@@ -7,7 +7,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 
@@ -79,8 +79,9 @@ class Child:
             asyncio.create_task(self._read(process.stdout, greeted)),
             asyncio.create_task(self._relay(process.stderr)),
         ]
-        ended = asyncio.create_task(process.wait())
-        await asyncio.wait({greeted, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        ended: asyncio.Future[int] = asyncio.create_task(process.wait())
+        either: set[asyncio.Future[Any]] = {greeted, ended}
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             await asyncio.wait(self._readers, timeout=1.0)
             raise StartError(self.last_words or f"it ended with status {ended.result()}")
