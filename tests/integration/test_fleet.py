@@ -54,7 +54,7 @@ class Fleet(LiveServer):
 
 
 def children_of(parent: int) -> dict[int, str]:
-    words = ["ps", "-A", "-o", "pid=,ppid=,args="]
+    words = ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     found = {}
     for line in lines:
