@@ -185,7 +185,9 @@ def test_fifty_requests_among_three_models_within_room_for_two(
     with watch.going(), ThreadPoolExecutor(4) as pool:
         for at in range(len(waves)):
             mine = [name for name, wave in asked if wave == at]
-            texts = list(pool.map(lambda name: fleet.ask(name, "one token, two"), mine))
+            # The one that stays is asked alone first: else who was used last is a matter of luck.
+            texts = [fleet.ask(mine[0], "one token, two")]
+            texts += pool.map(lambda name: fleet.ask(name, "one token, two"), mine[1:])
             wanted = {name: expected(folders[name], "one token, two") for name in set(mine)}
             assert texts == [wanted[name] for name in mine]
             assert len(set(wanted.values())) == 2
@@ -218,6 +220,7 @@ def test_every_surface_reaches_the_model_that_it_names(fleet: Fleet) -> None:
 
 def test_a_model_leaves_after_its_reply_and_a_stream_sees_the_other_load(fleet: Fleet) -> None:
     held = {"prompt": "one", "max_tokens": 300, "ignore_eos": True, "stream": True}
+    held["stream_options"] = {"include_usage": True}
     with ThreadPoolExecutor(3) as pool:
         begun = [Event(), Event()]
         pair = zip(("cat", "ant"), begun, strict=True)
@@ -226,7 +229,7 @@ def test_a_model_leaves_after_its_reply_and_a_stream_sees_the_other_load(fleet: 
         late = pool.submit(read, fleet, {**held, "model": "bee", "max_tokens": 2}, Event())
         until(lambda: "unloading" in fleet.states().values(), 10, fleet.states)
         whole = [reply.result(60) for reply in replies]
-        assert [text.count('"text"') >= 300 for text in whole] == [True, True]
+        assert all('"completion_tokens":300' in text for text in whole)
         assert all(text.endswith("data: [DONE]\n\n") for text in whole)
         text = late.result(60)
     assert re.match(r"(: bee is loading, \d+ s\n\n)+data: \{", text)
@@ -247,8 +250,9 @@ def read(fleet: Fleet, body: dict[str, Any], begun: Event) -> str:
 def test_a_client_that_leaves_frees_its_row_in_the_child(fleet: Fleet) -> None:
     body = {"model": "bee", "prompt": "one", "max_tokens": 6000, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{fleet.url}/v1/completions", json=body, timeout=60) as answer:
-        next(answer.iter_text())
-        assert fleet.metrics()["active_sequences{bee}"] == 1
+        parts = answer.iter_text()  # the connection is closed with it
+        next(parts)
+        until(lambda: fleet.metrics()["active_sequences{bee}"] == 1, 10)
     until(lambda: fleet.metrics()["active_sequences{bee}"] == 0, 10)
 
 

@@ -17,6 +17,7 @@ from mlxserve_plugins.distributed.environment import LEASH
 GREETING: Final = re.compile(rb"^mlxserve serves .* on (http://\S+)$")
 LAUNCHER: Final = "mlxserve_plugins.fleet.launcher"
 TAIL: Final = 4096
+COMPLAINT: Final = "mlxserve: "
 CHUNK: Final = 1 << 16
 STOP_S: Final = 60.0
 """Seconds between SIGTERM, at which nobody is answered any more, and SIGKILL."""
@@ -117,9 +118,10 @@ class Child:
 
     @property
     def last_words(self) -> str:
-        """The last line that it wrote to its log."""
+        """Why it ended, as it said; else the last line of its log."""
         lines = self._tail.decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("mlxserve: ") if lines else ""
+        told = [line for line in lines if line.startswith(COMPLAINT)] or lines
+        return told[-1].removeprefix(COMPLAINT) if told else ""
 
     async def _spawn(self) -> Process:
         """Start it in a process group of its own: Ctrl-C is for the front to pass on."""
