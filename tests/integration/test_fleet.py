@@ -104,7 +104,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in NAMES:
         folder = found[name] = write_model(tmp_path_factory.mktemp("fleet") / name)
         weights: Any = mx.load(str(folder / "model.safetensors"))
-        turned = mx.roll(weights["lm_head.weight"], SHIFT[name], axis=0)
+        turned = mx.roll(weights["lm_head.weight"], SHIFT[name], 0)
         changed = {**weights, "lm_head.weight": turned}
         mx.eval(changed)
         mx.save_safetensors(str(folder / "model.safetensors"), changed, {"format": "mlx"})
