@@ -42,6 +42,7 @@ from mlxserve_plugins.distributed.environment import common, own
 from mlxserve_plugins.distributed.jaccl import Jaccl, JacclOptions
 from mlxserve_plugins.distributed.ring import Ring, RingOptions
 from mlxserve_plugins.fcfs import Fcfs
+from mlxserve_plugins.fleet import Fleet
 from mlxserve_plugins.fused.offer import Offer
 from mlxserve_plugins.gguf import Gguf, GgufOptions
 from mlxserve_plugins.health import Health, HealthOptions
@@ -93,6 +94,7 @@ TestAuth = suite(
     AdmissionContract, partial(Auth, AuthOptions(api_key="sk-the-right-key-of-this-server"))
 )
 TestBench = suite(CommandsContract, Bench)
+TestFleet = suite(CommandsContract, Fleet)
 TestLaunch = suite(CommandsContract, Launch)
 TestSsdCommand = suite(CommandsContract, SsdTier)
 TestToolsMarkup = suite(MarkupContract, Tools, template="<tool_call>{{ tools }}</tool_call>")
