@@ -251,7 +251,8 @@ def test_a_client_that_leaves_frees_its_row_in_the_child(fleet: Fleet) -> None:
     body = {"model": "bee", "prompt": "one", "max_tokens": 6000, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{fleet.url}/v1/completions", json=body, timeout=60) as answer:
         parts = answer.iter_text()  # the connection is closed with it
-        next(parts)
+        first = next(parts, None)
+        assert first, (answer.status_code, answer.headers, fleet.states(), fleet.said)
         until(lambda: fleet.metrics()["active_sequences{bee}"] == 1, 10)
     until(lambda: fleet.metrics()["active_sequences{bee}"] == 0, 10)
 
