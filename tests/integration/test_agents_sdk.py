@@ -59,7 +59,7 @@ async def test_an_agent_streams(ours: AsyncOpenAI) -> None:
 async def test_an_agent_calls_its_tool_and_goes_on(ours: AsyncOpenAI, api: Any) -> None:
     called: list[str] = []
 
-    @function_tool
+    @function_tool  # type: ignore[untyped-decorator]
     def note(city: Literal["Rome", "Paris"]) -> str:
         """Note down a city."""
         called.append(city)

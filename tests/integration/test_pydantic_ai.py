@@ -59,7 +59,7 @@ async def test_an_agent_calls_its_tool_and_fills_in_a_type(model: Any) -> None:
     output = ToolOutput(Answer, name="answer")
     agent = Agent(model, model_settings=settings, output_type=output, retries=2)
 
-    @agent.tool_plain
+    @agent.tool_plain  # type: ignore[untyped-decorator]
     def look(tower: Literal["Eiffel"]) -> str:
         """Look up where a tower is."""
         looked.append(tower)

@@ -73,7 +73,7 @@ def sentencepiece(*, strip: bool) -> Backend:
 
 def wrapped(backend: Backend, chat_template: str | None = CHAT) -> TokenizerWrapper:
     """Return what mlx-lm hands out; the added tokens spell spaces and non-ASCII letters."""
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=chat_template
     )
     fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
