@@ -78,8 +78,8 @@ class Guesser:
 
 
 def sampled(temperature: float, *plugins: object, replies: int = REPLIES) -> Counts:
-    """Return how often each token followed each two, in batches of 8."""
-    it = bench(model(), *plugins, vocab=VOCAB, decoding=8, prefilling=8)
+    """Return how often each token followed each two, in batches of 40."""
+    it = bench(model(), *plugins, vocab=VOCAB, decoding=40, prefilling=8)
     for n in range(replies // 4):
         sampling = {"temperature": temperature, "seed": 1000 + n}
         it.submit(request(str(n), (3, 5, n % VOCAB), REPLY, sampling=sampling, choices=4))
