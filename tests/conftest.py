@@ -1,5 +1,6 @@
 """An installed world of plugins, built for one test; and how several workers share the tests."""
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoints, distributions
@@ -35,6 +36,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes long."""
     if TURNS in config.stash:
         items.sort(key=_place)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every garbage collection to come."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,11 +1,13 @@
 """Several ranks answer as one does, whatever else is on; they restart warm and drain."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from .ranked import (
 from .streams import Reading, streaming
 
 pytestmark = [pytest.mark.integration, linux]
+LONG = bool(os.environ.get("MLXSERVE_TEST_LONG"))
 PLAIN = ("--kv-bits", "16")
 FORCED = ("--no-spec-decode-dynamic",)
 NGRAM = ("--spec-decode", "ngram", *FORCED)
@@ -140,7 +143,17 @@ def starter(
     return lambda: serving(folder, *words)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def chosen() -> list[Any]:
+    """Return the cases of two ranks and one of four, which share two cores badly; or all."""
+    four = [case for case in CASES.values() if case.size > 2]
+    late = pytest.mark.skipif(not LONG, reason="four ranks take long: MLXSERVE_TEST_LONG=1")
+    marks = {id(case): late for case in four[1:]}
+    return [
+        pytest.param(case, id=name, marks=marks.get(id(case), ())) for name, case in CASES.items()
+    ]
+
+
+@pytest.mark.parametrize("case", chosen())
 def test_ranks_give_the_tokens_of_one(case: Case, single: Single, tmp_path: Path) -> None:
     found = single.answers(case.architecture, plain=case.words == PLAIN)
     wanted = [found[job] for job in case.jobs]
