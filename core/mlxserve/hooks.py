@@ -52,7 +52,7 @@ def ask(manager: PluginManager, spec: Callable[P, R], *, forgiving: bool = False
     where the hook is ``forgiving``, one that fails is logged and counted, and has passed.
     """
     each = _answers(manager, spec, forgiving=forgiving)
-    return cast(Callable[P, R], lambda **kwargs: next(each(kwargs), None))
+    return cast(Callable[P, R], lambda **kwargs: next((it for _, it in each(kwargs)), None))
 
 
 def gather(
@@ -60,7 +60,15 @@ def gather(
 ) -> Callable[P, list[R]]:
     """Return the caller of a hook that every plugin may answer; raises like ``ask``'s."""
     each = _answers(manager, spec, forgiving=forgiving)
-    return cast(Callable[P, list[R]], lambda **kwargs: list(each(kwargs)))
+    return cast(Callable[P, list[R]], lambda **kwargs: [it for _, it in each(kwargs)])
+
+
+def gather_by(
+    manager: PluginManager, spec: Callable[P, R | None]
+) -> Callable[P, list[tuple[Caller, R]]]:
+    """Return the like of ``gather``'s that says with each answer whose it is."""
+    each = _answers(manager, spec, forgiving=False)
+    return cast(Callable[P, list[tuple[Caller, R]]], lambda **kwargs: list(each(kwargs)))
 
 
 def tell(manager: PluginManager, spec: Callable[P, None]) -> Callable[P, None]:
@@ -101,11 +109,11 @@ def failures(manager: PluginManager) -> Mapping[tuple[str, str], int]:
 
 def _answers(
     manager: PluginManager, spec: Callable[..., object], *, forgiving: bool
-) -> Callable[[Mapping[str, Any]], Iterator[Any]]:
-    """Return what yields the plugins' answers, in order, through the door."""
+) -> Callable[[Mapping[str, Any]], Iterator[tuple[Caller, Any]]]:
+    """Return what yields plugins and their answers, in order, through the door."""
     hook = _caller(manager, spec)
 
-    def each(kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    def each(kwargs: Mapping[str, Any]) -> Iterator[tuple[Caller, Any]]:
         for impl, who in _listeners(manager, hook):
             try:
                 answer = who.admit(_call(impl, who, kwargs), spec, kwargs)
@@ -118,7 +126,7 @@ def _answers(
                     raise who.crashed(error) from error
                 continue
             if answer is not None:
-                yield answer
+                yield who, answer
 
     return each
 

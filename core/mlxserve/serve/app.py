@@ -7,11 +7,11 @@ from typing import Any
 from litestar import Litestar
 from litestar.config.app import AppConfig
 
-from mlxserve.hooks import ask, book_of, gather, tell
+from mlxserve.hooks import ask, book_of, gather, gather_by, tell
 from mlxserve.resolved import Resolved
 from mlxserve.serve.admission import HookAdmission
 from mlxserve.serve.description import description
-from mlxserve.serve.errors import make_handlers
+from mlxserve.serve.errors import make_handlers, owned
 from mlxserve.serve.frame import FramedApp
 from mlxserve.serve.refusals import TellRefused
 from mlxserve.serve.service import Service
@@ -33,11 +33,13 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
         PluginError: A plugin failed to add its routes.
     """
     services = services_of(resolved, service)
-    added = gather(resolved.plugins, serving.routes)(services=services)
+    added = gather_by(resolved.plugins, serving.routes)(services=services)
     config = AppConfig(
-        route_handlers=[route for routes in added for route in routes],
+        route_handlers=[owned(route, who.plugin) for who, routes in added for route in routes],
         request_max_body_size=resolved.server.max_request_bytes,
-        exception_handlers=make_handlers(_refusal_teller(resolved)),
+        exception_handlers=make_handlers(
+            _refusal_teller(resolved), {who.plugin: who for who, _ in added}
+        ),
         openapi_config=description(PROJECT, version(PROJECT), services.admission),
     )
     tell(resolved.plugins, serving.configure_app)(config=config)

@@ -1,6 +1,8 @@
 """Every error of the HTTP application in the one shape that clients of such APIs know."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -8,12 +10,18 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from mlxserve.door import Caller, PluginCrashError
 from mlxserve.serve.refusals import TellRefused, tell_once
 from mlxserve_hookspecs import RequestError
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 
 log = structlog.get_logger("mlxserve.serve")
+
+OWNER: Final = "mlxserve_plugin"
+"""The key of a route's ``opt`` that has the name of the plugin which added it."""
+
+NOBODY: Final[Mapping[str, Caller]] = MappingProxyType({})
 
 BUG: Final = RequestError(
     status=500, message="the server failed to answer this request; its log says why"
@@ -37,18 +45,36 @@ def as_refusal(request: AnyRequest, error: HTTPException) -> RequestError:
     return RequestError(status=error.status_code, message=message, code=code)
 
 
-def answer_bug(request: AnyRequest, error: Exception) -> Response[Any]:
-    """Answer a bug: the traceback goes to the log, and nothing of it to the client."""
-    path = request.scope["path"]
-    log.error("request failed", method=str(request.method), path=path, exc_info=error)
+def owned(route: Any, plugin: str) -> Any:
+    """Return a plugin's route, which says from now on whose it is."""
+    said = route.opt if isinstance(route.opt, Mapping) else {}  # a controller may have said nothing
+    route.opt = {**said, OWNER: plugin}
+    return route
+
+
+def answer_bug(
+    request: AnyRequest, error: Exception, owners: Mapping[str, Caller]
+) -> Response[Any]:
+    """Answer a bug: the traceback goes to the log, and nothing of it to the client.
+
+    It counts as a failure of the plugin whose route it is, unless another one's is counted.
+    """
+    facts = {"method": str(request.method), "path": request.scope["path"]}
+    route: Any = request.scope.get("route_handler")
+    who = owners.get(route.opt.get(OWNER, "")) if route is not None else None
+    if who is not None and not isinstance(error, PluginCrashError):
+        who.failed(error, quiet=True)
+        facts["culprit"] = who.owner
+    log.error("request failed", **facts, exc_info=error)
     return answer_refusal(request, BUG)
 
 
-def make_handlers(tell: TellRefused) -> ExceptionHandlersMap:
+def make_handlers(tell: TellRefused, owners: Mapping[str, Caller] = NOBODY) -> ExceptionHandlersMap:
     """Return the application's handlers.
 
     Args:
         tell: Told of each refusal that nobody was told of yet: status, reason and field.
+        owners: The plugins that routes may be of, by name.
     """
 
     def refuse(request: AnyRequest, error: RequestError) -> Response[Any]:
@@ -62,7 +88,10 @@ def make_handlers(tell: TellRefused) -> ExceptionHandlersMap:
         answer.headers.update(error.headers or {})
         return answer
 
-    return {RequestError: refuse, HTTPException: refuse_http, Exception: answer_bug}
+    def admit_bug(request: AnyRequest, error: Exception) -> Response[Any]:
+        return answer_bug(request, error, owners)
+
+    return {RequestError: refuse, HTTPException: refuse_http, Exception: admit_bug}
 
 
 def _words(request: AnyRequest, error: HTTPException) -> tuple[str, str | None]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import structlog
-from litestar import get
+from litestar import Controller, Router, get
 from litestar.config.app import AppConfig
 from litestar.testing import TestClient
 
+from mlxserve.hooks import failures
 from mlxserve.serve.app import build_app, services_of
 from mlxserve.serve.description import page_of
 from mlxserve_hookspecs import (
@@ -99,6 +100,7 @@ def test_a_bug_is_logged_and_not_told(client: TestClient[Any]) -> None:
     (entry,) = logs
     assert (entry["event"], entry["path"]) == ("request failed", "/broken")
     assert isinstance(entry["exc_info"], RuntimeError)
+    assert entry["culprit"].startswith("plugin 'plugin-")
 
 
 def test_the_interface_is_described(client: TestClient[Any]) -> None:
@@ -324,6 +326,41 @@ def test_a_refusal_has_its_type_and_its_headers_on_any_path(
     assert answer.json() == {"error": {"message": "no", "type": kind, "param": "p", "code": "c"}}
     assert answer.headers["retry-after"] == "1"
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+
+
+@pytest.mark.parametrize("kind", ["function", "controller", "router"])
+def test_a_route_that_fails_counts_for_its_plugin(
+    make_resolved: Made, service: FakeService, kind: str
+) -> None:
+    @get("/bad", sync_to_thread=False)
+    def bad() -> None:
+        raise ZeroDivisionError
+
+    class Bad(Controller):
+        path = "/in"
+
+        @get("/bad", sync_to_thread=False)
+        def bad(self) -> None:
+            raise ZeroDivisionError
+
+    route, path = {
+        "function": (bad, "/bad"),
+        "controller": (Bad, "/in/bad"),
+        "router": (Router("/in", route_handlers=[bad]), "/in/bad"),
+    }[kind]
+
+    class Adds:
+        @hookimpl
+        def routes(self) -> list[Any]:
+            return [route]
+
+    resolved = make_resolved(Adds())
+    with TestClient(build_app(resolved, service), raise_server_exceptions=False) as client:
+        with structlog.testing.capture_logs() as logs:
+            assert client.get(path).status_code == 500
+        assert client.get("/none").status_code == 404
+    assert [log["culprit"] for log in logs] == ["plugin 'plugin-0' (an unnamed distribution)"]
+    assert failures(resolved.plugins) == {("plugin-0", "routes"): 1}
 
 
 def test_plugins_that_fail_are_counted_where_routes_can_see_it(
