@@ -16,7 +16,7 @@ from mlxserve_plugins.ssd_tier.runfile import TornFileError
 from .made_up import blocks, fetch, layout, make_tier, run_paths
 
 ROOT = Path(__file__).parents[3]
-KILLS = 60
+KILLS = 1000 if os.environ.get("MLXSERVE_TEST_LONG") else 60
 CHECK_EVERY = 5
 LONGEST_LIFE_S = 0.08
 
