@@ -52,6 +52,8 @@ leash.hold(me.leash)
 half = folder / f"half-{at}"
 half.write_text(str(os.getpid()))
 half.rename(folder / f"ready-{at}")
+while fails and not (folder / f"ready-{1 - at}").exists():  # its end is the other's, too
+    time.sleep(0.02)
 if fails and at == 1:
     sys.exit(5)
 while True:
