@@ -13,7 +13,6 @@ from mlxserve.testing.models import write_model
 from .live import LOOPBACK, LiveServer, serving
 
 Serve: TypeAlias = Callable[..., LiveServer]
-HERE = Path(__file__).parent
 LIMITS = (
     "--max-concurrent-requests", "64", "--max-queue-size", "128", "--max-batch-size", "16",
     "--max-prompt-tokens", "4096", "--max-request-bytes", "200000",

@@ -7,6 +7,7 @@ import structlog
 
 from mlxserve.engine.build import build
 from mlxserve.engine.engine import Engine
+from mlxserve.engine.service import silent
 from mlxserve.engine.warming import warm_passes
 from mlxserve.model.finding import find
 from mlxserve.ranks.frames import LinkBrokenError
@@ -42,8 +43,8 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     links.watch()
     inbox = FollowerInbox(link=link)
     try:
-        source = find(resolved.plugins, resolved.model.model, _silent)
-        built = build(resolved, source, _silent, inbox, lambda _events: None)
+        source = find(resolved.plugins, resolved.model.model, silent)
+        built = build(resolved, source, silent, inbox, lambda _events: None)
     except MlxserveError as error:
         raise MlxserveError(f"rank {rank.rank}: {error}") from error
     warm_passes(built.engine)
@@ -53,10 +54,6 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     links.close()
     built.engine.scheduler.cache.close(FLUSH_TIMEOUT)
     return 0
-
-
-def _silent(what: str, done: int, total: int | None) -> None:
-    del what, done, total
 
 
 def _step(engine: Engine, inbox: FollowerInbox) -> None:

@@ -31,7 +31,8 @@ FATAL_GRACE = 3.0
 """Seconds in which clients and probes are told that a rank is gone, before the process ends."""
 
 
-def _silent(what: str, done: int, total: int | None) -> None:
+def silent(what: str, done: int, total: int | None) -> None:
+    """Show no progress."""
     del what, done, total
 
 
@@ -48,7 +49,7 @@ class EngineService:
     """
 
     resolved: Resolved
-    progress: Progress = _silent
+    progress: Progress = silent
     links: Links | None = None
     loaded: threading.Event = field(factory=threading.Event)
     failure: BaseException | None = None
