@@ -69,6 +69,18 @@ def test_whoever_asks_the_core_looks_at_the_request(tokens: tuple[int, ...]) -> 
     others_are_well(it, "20")
 
 
+def test_what_is_kept_for_those_in_the_queue_ends_nobody_who_runs() -> None:
+    it = bench(model(), PrefixCache(), blocks=16, live=1)
+    it.submit(request("100", prompt(100), 4))
+    it.run()
+    it.submit(request("60", prompt(60), 180))
+    it.step()
+    it.submit(request("next", [*prompt(100), 7], 12))
+    it.run()
+    assert it.replies.tokens("60") == plain(model(), prompt(60), 180)
+    assert it.replies.tokens("next") == plain(model(), [*prompt(100), 7], 12)
+
+
 @pytest.mark.parametrize(
     ("param", "changes"),
     [

@@ -81,6 +81,11 @@ class Restore:
         """Blocks of the first group that are in memory."""
         return sum(n != SCRATCH for n in self.numbers[0]) if self.numbers else 0
 
+    @property
+    def pins(self) -> bool:
+        """Whether blocks of any group are held back for it."""
+        return any(n != SCRATCH for numbers in self.numbers for n in numbers)
+
 
 @frozen(eq=False)
 class Inquiry:

@@ -141,7 +141,9 @@ class Scheduler:
             if not self.cache.prepare(sequence, self.prefilling):
                 continue
             if not self._give_row(sequence):
-                self._unpin(sequence)
+                # Those who run will make room; when nobody does, what keeps it out is pinned.
+                if not self.running:
+                    self._unpin(sequence)
                 break
             self.waiting.remove(sequence)
             sequence.phase = Phase.PREFILLING
@@ -151,12 +153,13 @@ class Scheduler:
         self._full = not self._has_place()
         return admitted
 
-    def _unpin(self, first: Sequence) -> None:
-        """Let go of what others in the queue have pinned, if that is what keeps ``first`` out."""
-        if not self.running:
-            for sequence in self.waiting:
-                if sequence is not first:
-                    self.cache.forget(sequence)
+    def _unpin(self, first: Sequence) -> bool:
+        """Let go of what others than ``first`` have pinned in the queue; return whether any had."""
+        others = (s for s in self.waiting if s is not first)
+        pinning = [s for s in others if s.restore is not None and s.restore.pins]
+        for sequence in pinning:
+            self.cache.forget(sequence)
+        return bool(pinning)
 
     @property
     def has_prompts(self) -> bool:
@@ -229,13 +232,15 @@ class Scheduler:
     def make_room(self, width: int, now: float) -> list[Sequence]:
         """Make sure that every decoding row has room for ``width`` tokens more.
 
+        What is pinned for those in the queue gives way before anybody who runs does.
+
         Returns:
             Sequences that can go no further: alone, and KV is full.
         """
         stuck = []
         for sequence in list(self.decoding):
             while sequence.phase is Phase.DECODING and not self._has_room(sequence, width):
-                if not self._preempt_for(sequence, now):
+                if not self._unpin(sequence) and not self._preempt_for(sequence, now):
                     stuck.append(sequence)
                     break
         return stuck
