@@ -142,6 +142,8 @@ class Guarded:
         for name, member in self._kinds.items():
             if member.words is not None:
                 self.__dict__[name] = self._method(member)
+            elif name not in members(protocol) and not hasattr(inner, name):
+                self.__dict__[name] = self._instead(member, ())  # it may be left out, and is
 
     def __getattr__(self, name: str) -> Any:
         member = self._kinds.get(name)
@@ -187,10 +189,11 @@ class Guarded:
             raise MisfitError(f"{member.name} {fault}")
 
     def _failed(self, member: Member, error: Exception, args: tuple[Any, ...]) -> Any:
-        if not self._family.instead and isinstance(error, MEANT):
+        told = member.name not in self._family.instead
+        if told and isinstance(error, MEANT):
             raise error
         self._caller.failed(error, member.name)
-        if not self._family.instead:
+        if told:
             raise self._caller.crashed(error, member.name) from error
         self._gone = self._family.final
         return self._instead(member, args)

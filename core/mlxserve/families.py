@@ -12,9 +12,11 @@ from mlxserve_hookspecs import (
     Draft,
     DraftPlanner,
     EvictionPolicy,
+    HiddenStateProposer,
     KvCodec,
     OutputDelta,
     OutputParser,
+    PagedKvCodec,
     Proposer,
     RemoteCacheTier,
     SchedulingPolicy,
@@ -33,7 +35,7 @@ class Family:
 
     Attributes:
         instead: What counts as the answer where an object fails, by method or attribute: a value,
-            or a function of the arguments. Without any, whoever asked is told.
+            or a function of the arguments. Where there is none, whoever asked is told.
         whole: The Protocol with what an object may have besides; where it lacks that, ``instead``
             answers.
         sound: What must hold of answers beyond their type, by method.
@@ -118,9 +120,12 @@ FAMILIES: Final[Mapping[type, Family]] = {
         sound={"lookup": _count},
         patient=PATIENT,
     ),
-    KvCodec: Family(),
+    # A codec whose own kernel fails is asked as if it had none; its other methods have to work.
+    KvCodec: Family(instead={"pages": False, "attend_pages": None}, whole=PagedKvCodec),
     Proposer: Family(
-        instead={"wants": (), "propose": {}, "finished": None}, sound={"propose": _drafts}
+        instead={"wants": (), "propose": {}, "finished": None, "hidden_states": None},
+        whole=HiddenStateProposer,
+        sound={"propose": _drafts},
     ),
     DraftPlanner: Family(instead={"plan": {}, "learn": None, "finished": None}),
     AcceptanceRule: Family(

@@ -50,7 +50,7 @@ from mlxserve_hookspecs.markup import CallFormat, Markup, OutputDelta, OutputPar
 from mlxserve_hookspecs.models import ModelSource, Progress
 from mlxserve_hookspecs.offline import CommandHost, EngineBench, EngineFacts, StepCost, TurnCost
 from mlxserve_hookspecs.options import METADATA_KEY, Option, option
-from mlxserve_hookspecs.quantization import KvCodec, KvSide, PlaneSpec, Side
+from mlxserve_hookspecs.quantization import KvCodec, KvSide, PagedKvCodec, PlaneSpec, Side
 from mlxserve_hookspecs.requests import (
     GenerationRequest,
     Pooling,
@@ -65,6 +65,8 @@ from mlxserve_hookspecs.speculation import (
     DraftPlanner,
     DraftRequest,
     DraftRoom,
+    HiddenStateProposer,
+    HiddenStates,
     HostedModel,
     ModelHost,
     Proposer,
@@ -108,6 +110,8 @@ __all__ = [
     "GenerationEvent",
     "GenerationRequest",
     "Group",
+    "HiddenStateProposer",
+    "HiddenStates",
     "HookChangeWarning",
     "HostedModel",
     "Identity",
@@ -125,6 +129,7 @@ __all__ = [
     "Option",
     "OutputDelta",
     "OutputParser",
+    "PagedKvCodec",
     "PlaneSpec",
     "PluginError",
     "Pooled",

@@ -94,11 +94,62 @@ class KvCodec(Protocol):
         """
 
 
+class PagedKvCodec(KvCodec, Protocol):
+    """A codec with a kernel of its own, that reads tokens where they lie. Optional.
+
+    All that a ``KvCodec`` promises holds. A pass of up to 8 new tokens a row asks ``attend_pages``
+    instead of gathering the tokens for ``attend``: it sees the lengths and tables of all rows at
+    once. So on a GPU, and on a CPU with ``--compile on`` or ``--attention kernel``: otherwise a CPU
+    reads rows one by one, in place. It is proved at the start, as served, against ``attend``, and
+    not asked where it differs; where it fails, tokens are gathered.
+    """
+
+    @property
+    def pages(self) -> bool:
+        """Whether ``attend_pages`` is to be asked on this device."""
+
+    def attend_pages(
+        self,
+        queries: Array,
+        plane: Array,
+        table: Array,
+        lengths: Array,
+        *,
+        block_size: int,
+        scale: float,
+        window: int | None,
+        keep: int,
+        sinks: Array | None,
+    ) -> Array | None:
+        """Return attention's output ``[rows, heads, new, width]``; ``None``: gather after all.
+
+        Token ``t`` of row ``r`` lies in slot
+        ``table[r, t // block_size] * block_size + t % block_size``. The new tokens are there
+        already: query ``i`` sees tokens up to ``lengths[r] + i``. A row of padding has length 0
+        and a table of zeros. Everything but shapes varies from pass to pass: it is data.
+
+        Args:
+            queries: ``[rows, query_heads, new, width]``.
+            plane: ``[slots, heads, words]``. The words of a token and head are what ``encode``
+                made of it: the first plane of the key, the first of the value, then the key's
+                others, then the value's. Where all have one dtype it is the plane's. Else words
+                are uint32, and neighbours of one dtype fill whole words together.
+            table: ``[rows, blocks]`` int32.
+            lengths: ``[rows]`` int32: tokens that each row held before the new ones.
+            block_size: Tokens per block.
+            scale: Multiplies the scores.
+            window: Tokens that a query sees, itself included; ``None`` is all.
+            keep: First tokens that a window never loses sight of.
+            sinks: One logit per query head that joins the softmax, or ``None``.
+        """
+
+
 @hookspec(firstresult=True)
 def make_kv_codec(keys: KvSide, values: KvSide) -> KvCodec | None:
     """Make the codec of one layer's KV.
 
-    **Ask.** The first plugin to answer is heard; return ``None`` to leave this layer plain.
+    **Ask.** The first plugin to answer is heard; return ``None`` to leave this layer plain. A codec
+    with a kernel of its own has the members of ``PagedKvCodec`` too.
 
     Called once per attention layer at start, on the engine thread, after the model is loaded. A
     plugin that raises here, or answers with what is no codec, ends the start. With a codec that

@@ -29,6 +29,10 @@ class DraftRequest:
         room: Most draft tokens that this row can use now.
         sampling: How the row is sampled.
         prediction: Tokens that the client expects the reply to resemble.
+        hidden: For a proposer that asks for hidden states: those of ``tokens[-1 - n : -1]``,
+            ``[n, layers, size]`` in the model's dtype, all that have come about since it was last
+            asked for this row; the last token has not run yet. Fewer where tokens were not run:
+            what a cache brought back has none. ``None``: none.
     """
 
     uid: int
@@ -37,6 +41,22 @@ class DraftRequest:
     room: int
     sampling: SamplingParams
     prediction: tuple[int, ...] = field(default=(), repr=False)
+    hidden: Array | None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class HiddenStates:
+    """Which hidden states of the served model a proposer reads.
+
+    Attributes:
+        layers: Counted as ``output_hidden_states`` of transformers does: 0 is what the first layer
+            takes, ``i`` what layer ``i`` takes from the one before it, and the number of layers is
+            what the head takes, after the last norm; -1 is that one, too.
+        most: Tokens of a row that are kept until it is asked for; older ones are let go.
+    """
+
+    layers: tuple[int, ...]
+    most: int = 256
 
 
 @frozen
@@ -122,6 +142,23 @@ class Proposer(Protocol):
         """Forget what is kept for these sequences."""
 
 
+class HiddenStateProposer(Proposer, Protocol):
+    """A proposer that guesses from the served model's hidden states, as heads trained for it do.
+
+    EAGLE (Li et al. 2024) and multi-token prediction run a layer or two over them and the
+    embeddings of the tokens after them; Medusa (Cai et al. 2024) takes the last one only:
+    ``HiddenStates(layers=(-1,), most=1)``. ``ModelHost`` lends them the served model's embeddings
+    and head. All that a ``Proposer`` promises holds.
+    """
+
+    def hidden_states(self) -> HiddenStates | None:
+        """Return what is to be in each ``DraftRequest.hidden``; ``None``: nothing.
+
+        Asked once, when the proposer was made. A model whose layers cannot be watched, or that
+        has no such layer, ends the start.
+        """
+
+
 @define(eq=False)
 class TokenProposer(ABC, Generic[S]):
     """A ``Proposer`` of two methods: what is kept for a row, and which tokens come next.
@@ -198,6 +235,25 @@ class ModelHost(Protocol):
     def text(self) -> TextCodec:
         """The served model's tokenizer."""
 
+    def embed(self, tokens: Array) -> Array:
+        """Return the served model's embeddings ``[..., size]`` of tokens ``[...]``; lazy.
+
+        As its table has them: some models scale them before their first layer.
+
+        Raises:
+            ModelError: It has no one table.
+        """
+
+    def logits(self, states: Array) -> Array:
+        """Return the served model's logits ``[..., vocab]`` of what its head takes; lazy.
+
+        Args:
+            states: ``[..., size]``, after the last norm.
+
+        Raises:
+            ModelError: It does something more to its logits than its head does.
+        """
+
     def load(self, reference: str) -> HostedModel:
         """Load the model that ``reference`` names, in the words of ``--model``.
 
@@ -253,7 +309,8 @@ def make_proposer(vocab_size: int, host: ModelHost) -> Proposer | None:
     """Make a proposer.
 
     **Gather.** Every plugin is asked; ``None`` adds none. A row's draft is that of the first
-    proposer that has one, in the order of the plugins.
+    proposer that has one, in the order of the plugins. A proposer that guesses from the model's
+    hidden states has the ``hidden_states`` of ``HiddenStateProposer`` too.
 
     Called once at start, on the engine thread, after the model is loaded. A plugin that raises
     here, or answers with what is no proposer, ends the start.

@@ -136,6 +136,12 @@ class NoHost:
 
     text = Letters()
 
+    def embed(self, tokens: mx.array) -> mx.array:
+        raise AssertionError("nobody was to embed anything")
+
+    def logits(self, states: mx.array) -> mx.array:
+        raise AssertionError("nobody was to ask for logits")
+
     def load(self, reference: str) -> Any:
         raise AssertionError(f"nobody was to load {reference}")
 
@@ -198,15 +204,16 @@ def bench(
     chosen = policy or ask(manager, scheduling.make_policy)() or FcfsPolicy()
     inbox, replies = Inbox(), Replies()
     cache = make_cache(manager, plan, identity, limits.block_size, limits.blocks, wake=inbox.wake)
+    speculator = make_speculator(manager, plan.store, vocab, host or NoHost())
     engine = Engine(
         plugins=manager,
         inbox=inbox,
         outbox=replies,
         text=text or Letters(),
         scheduler=Scheduler(plan.store, chosen, limits, cache),
-        prefiller=Prefiller(plan.store),
-        decoder=Decoder(plan.store, vocab),
-        speculator=make_speculator(manager, plan.store, vocab, host or NoHost()),
+        prefiller=Prefiller(plan.store, speculator.sights),
+        decoder=Decoder(plan.store, vocab, speculator.sights),
+        speculator=speculator,
         embedder=Embedder(model),
     )
     return Bench(engine, inbox, replies)

@@ -13,7 +13,7 @@ from mlxserve_plugins.prefix_cache import PrefixCache
 from mlxserve_plugins.sequence_cache import SequenceCache, SequenceCacheOptions
 
 from .harness import Bench, bench, prompt, request
-from .tiny import ARCHITECTURES, tiny_model
+from .tiny import ARCHITECTURES, shared_model, tiny_model
 
 TOKENS, LONG = 10, 60
 CACHED = list(ARCHITECTURES)
@@ -21,7 +21,7 @@ CACHED = list(ARCHITECTURES)
 
 @cache
 def model_of(name: str) -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 def caching(name: str, bits: Any, **changes: Any) -> Bench:

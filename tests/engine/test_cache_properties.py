@@ -17,7 +17,7 @@ from mlxserve_plugins.sequence_cache import SequenceCache, SequenceCacheOptions
 from mlxserve_plugins.ssd_tier import SsdTier, SsdTierOptions
 
 from .harness import Bench, bench, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model
 
 TOKENS = 6
 SEGMENTS = [prompt(length, seed) for seed, length in enumerate((16, 31, 48, 5, 20))]
@@ -37,7 +37,7 @@ steps = st.lists(
 
 @cache
 def model_of(name: str) -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 def quantized() -> KvQuant:

@@ -21,7 +21,7 @@ from .harness import Bench, bench, prompt, request
 from .speculating import Scripted, always, oracle
 from .test_ssd_matrix import wait_for_index
 from .test_structured import FORM, Bytes
-from .tiny import tiny_model
+from .tiny import shared_model
 
 HOT = {"temperature": 1.0, "seed": 5, "top_p": 0.9}
 ASKED: dict[str, tuple[int, dict[str, Any]]] = {
@@ -35,7 +35,7 @@ ASKED: dict[str, tuple[int, dict[str, Any]]] = {
 
 @cache
 def model_of(name: str) -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 def engine(name: str, *plugins: object) -> Bench:

@@ -30,7 +30,7 @@ from mlxserve_plugins.prefix_cache import LeastRecentlyUsed, PrefixCache
 
 from .harness import Bench, Letters, bench, failures_of, plain, prompt, request
 from .speculating import Scripted, always
-from .tiny import tiny_model
+from .tiny import shared_model
 
 HANG_S = 5.0 if os.environ.get("MLXSERVE_TEST_LONG") else 0.3
 """Longer than a call may take; five seconds tell no more."""
@@ -40,7 +40,7 @@ SPECULATES = ("proposer", "planner", "rule")
 
 @cache
 def model(architecture: str = "llama") -> Any:
-    return tiny_model(architecture, seed=3)
+    return shared_model(architecture, seed=3)
 
 
 class Tier:

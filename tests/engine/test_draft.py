@@ -16,7 +16,7 @@ from mlxserve_plugins.prefix_cache import PrefixCache
 
 from .harness import Bench, Letters, bench, capacity, plain, prompt, request
 from .speculating import always
-from .tiny import VOCAB, tiny_model
+from .tiny import VOCAB, shared_model, tiny_model
 
 LENGTHS = (33, 5, 130, 70, 250, 2, 40, 90)
 TOKENS = 24
@@ -24,7 +24,7 @@ TOKENS = 24
 
 @cache
 def target() -> Any:
-    return tiny_model("qwen3", seed=1)
+    return shared_model("qwen3", seed=1)
 
 
 class OtherLetters(Letters):

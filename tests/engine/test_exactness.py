@@ -12,7 +12,7 @@ from mlxserve_plugins.prefix_cache import PrefixCache
 
 from .harness import bench, plain, prompt, request
 from .speculating import always
-from .tiny import ARCHITECTURES, tiny_model
+from .tiny import ARCHITECTURES, shared_model
 
 TOKENS = 14
 LENGTHS = (1, 5, 33, 250, 70, 2, 255, 130, 40, 7, 300, 64, 18, 256, 90, 11)
@@ -20,7 +20,7 @@ LENGTHS = (1, 5, 33, 250, 70, 2, 255, 130, 40, 7, 300, 64, 18, 256, 90, 11)
 
 @cache
 def model_of(name: str) -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 @cache

@@ -17,12 +17,12 @@ from mlxserve_plugins.fcfs import FcfsPolicy
 from mlxserve_plugins.prefix_cache import PrefixCache
 
 from .harness import Bench, bench, plain, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model
 
 
 @cache
 def model() -> Any:
-    return tiny_model("llama", seed=3)
+    return shared_model("llama", seed=3)
 
 
 def others_are_well(it: Bench, *names: str) -> None:

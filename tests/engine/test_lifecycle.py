@@ -20,12 +20,12 @@ from mlxserve_hookspecs import (
 from mlxserve_plugins.priority import PriorityPolicy
 
 from .harness import Bench, Letters, bench, plain, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model
 
 
 @cache
 def model() -> Any:
-    return tiny_model("llama", seed=3)
+    return shared_model("llama", seed=3)
 
 
 def others_are_well(it: Bench, *names: str) -> None:

@@ -15,12 +15,12 @@ from mlxserve_hookspecs import EngineFacts, ModelError
 from mlxserve_plugins.prefix_cache import LeastRecentlyUsed, PrefixCache
 
 from .harness import Bench, bench
-from .tiny import tiny_model
+from .tiny import shared_model
 
 
 @cache
 def model() -> Any:
-    return tiny_model("llama")
+    return shared_model("llama")
 
 
 FACTS = EngineFacts(model="tiny", codec="plain", weight_bytes=1, kv_token_bytes=1)

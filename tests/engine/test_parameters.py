@@ -10,7 +10,7 @@ import pytest
 from mlxserve.batch.prefill import Prefiller
 
 from .harness import Bench, Letters, bench, plain, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model
 
 GREEDY = {"temperature": 0.0}
 KINDS: dict[str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @cache
 def model() -> Any:
-    return tiny_model("llama", seed=3)
+    return shared_model("llama", seed=3)
 
 
 def submit(it: Bench, names: list[str], tokens: int = 16) -> None:

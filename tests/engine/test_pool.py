@@ -14,12 +14,12 @@ from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
 from mlxserve_plugins.prefix_cache import PrefixCache
 
 from .harness import Bench, bench, plain, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model
 
 
 @cache
 def model_of(name: str) -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 def pool_of(it: Bench) -> Any:

@@ -13,14 +13,14 @@ from mlxserve.model.backbone import backbone_of
 from mlxserve_hookspecs import GenerationRequest, Iteration, Pooling, hookimpl
 
 from .harness import Bench, bench, plain, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model
 
 LENGTHS = (33, 5, 70, 17, 6, 130, 1, 16, 64)
 
 
 @cache
 def model(name: str = "qwen3") -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 def pooled(name: str, texts: Sequence[Sequence[int]], **how: Any) -> GenerationRequest:

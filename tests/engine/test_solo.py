@@ -9,14 +9,14 @@ from mlxserve.batch.solo import SoloStore
 from mlxserve_plugins.prefix_cache import PrefixCache
 
 from .harness import Bench, bench, plain, prompt, request
-from .tiny import tiny_model
+from .tiny import shared_model, tiny_model
 
 LENGTHS = (33, 5, 70, 17)
 
 
 @cache
 def model() -> Any:
-    return tiny_model("llama")
+    return shared_model("llama")
 
 
 @pytest.fixture

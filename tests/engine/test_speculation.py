@@ -17,7 +17,7 @@ from mlxserve_plugins.sequence_cache import SequenceCache, SequenceCacheOptions
 from .harness import Bench, bench, failures_of, prompt, request
 from .speculating import Scripted, Turns, always, oracle
 from .test_lifecycle import Censor
-from .tiny import ARCHITECTURES, tiny_model
+from .tiny import ARCHITECTURES, shared_model
 
 TOKENS = 16
 LENGTHS = (33, 5, 90, 17, 70, 2, 130, 40)
@@ -34,7 +34,7 @@ MATRIX = [
 
 @cache
 def model_of(name: str) -> Any:
-    return tiny_model(name)
+    return shared_model(name)
 
 
 def text(length: int) -> list[int]:

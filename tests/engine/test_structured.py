@@ -13,7 +13,7 @@ from mlxserve_plugins.structured import Structured
 
 from .harness import EOS, Bench, Letters, bench, plain, prompt, request
 from .speculating import Scripted, always, oracle
-from .tiny import tiny_model
+from .tiny import shared_model
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -46,7 +46,7 @@ class Bytes(Letters):
 
 @cache
 def model() -> Any:
-    return tiny_model("llama")
+    return shared_model("llama")
 
 
 def constraining(*plugins: object, **changes: Any) -> Bench:

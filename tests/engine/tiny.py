@@ -1,6 +1,7 @@
 """Tiny float32 models of many architectures with random weights, made in milliseconds."""
 
 import importlib
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -109,6 +110,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
     },
 }
+
+
+@cache
+def shared_model(name: str, seed: int = 0) -> Any:
+    """Return a model that tests share and leave as it is: it is proved once, not in each file."""
+    return tiny_model(name, seed)
 
 
 def tiny_model(name: str, seed: int = 0) -> Any:

@@ -255,6 +255,9 @@ CODEC = {
     "decode_undoes_encode": codec(decode=lambda c, planes, side: 2 * c.decode(planes, side)),
     "attention_reads_what_decode_returns": codec(attend=plainly),
     "words_are_what_kernels_read": codec(words=WordFormat(bits=8, group_size=64)),
+    "pages_are_read_as_attend_reads": codec(
+        pages=True, attend_pages=lambda c, queries, *_, **__: queries
+    ),
     "engine_serves_with_it": codec(
         decode=lambda c, planes, side: 1 / 0, attend=lambda c, *_, **__: 1 / 0, words=None
     ),

@@ -17,7 +17,7 @@ from mlxserve.testing import (
     StopConditionContract,
 )
 from mlxserve.testing.texts import WIDTH
-from mlxserve_hookspecs import Draft, Markup, OutputDelta, ReplyPart
+from mlxserve_hookspecs import Draft, HiddenStates, Markup, OutputDelta, ReplyPart
 from mlxserve_plugins.ngram import Ngram, NgramOptions
 from mlxserve_plugins.repetition_guard import RepetitionGuard, RepetitionGuardOptions
 from mlxserve_plugins.spec_decode import SpecDecode, SpecDecodeOptions
@@ -82,6 +82,9 @@ PROPOSER = {
         propose=each(lambda d: Draft(tuple(t + WIDTH for t in d.tokens)))
     ),
     "probabilities_are_distributions": proposer(propose=certain),
+    "hidden_states_are_layers_and_tokens": proposer(
+        hidden_states=lambda p: HiddenStates(layers=(-2,))
+    ),
     "tokens_are_left_alone": proposer(wants=scribble),
     "rows_grow": proposer(propose=grown_once),
     "finished_rows_are_forgotten": proposer(finished=lambda p, uids: None),

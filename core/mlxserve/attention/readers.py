@@ -1,7 +1,7 @@
 """How new tokens attend to what the pool holds: in place by runs, or through tables."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import mlx.core as mx
 from attrs import define, field, frozen
@@ -208,6 +208,8 @@ class TableReader:
 class KernelReader:
     """All rows at once, each as far as it reaches, by a kernel that follows the tables.
 
+    The codec's own is asked first, then the core's.
+
     Attributes:
         table: ``[rows, blocks]`` int32.
         starts: ``[rows]`` int32.
@@ -228,19 +230,35 @@ class KernelReader:
         sinks: mx.array | None,
     ) -> mx.array:
         """Attend by the layer's kernel."""
-        if codec.kernel is None:
+        keep = leaf.keep if leaf.window is not None else 0
+        out = None
+        if codec.pages:
+            paged: Any = codec.codec
+            out = paged.attend_pages(
+                queries,
+                planes[0],
+                self.table,
+                self.starts,
+                block_size=self.gather.size,
+                scale=scale,
+                window=leaf.window,
+                keep=keep,
+                sinks=sinks,
+            )
+        elif codec.kernel is not None:
+            out = codec.kernel.attend(
+                queries.astype(codec.keys.dtype),
+                planes[0],
+                self.table,
+                self.starts,
+                scale=scale,
+                window=leaf.window,
+                keep=keep,
+                sinks=sinks,
+            )
+        if out is None:
             return self.gather.attend(planes, codec, leaf, queries, scale, sinks)
-        out = codec.kernel.attend(
-            queries.astype(codec.keys.dtype),
-            planes[0],
-            self.table,
-            self.starts,
-            scale=scale,
-            window=leaf.window,
-            keep=leaf.keep if leaf.window is not None else 0,
-            sinks=sinks,
-        )
-        return out.astype(queries.dtype)
+        return out.astype(queries.dtype)  # type: ignore[no-any-return]
 
     def fetch(self, planes: Planes, codec: LeafCodec) -> tuple[mx.array, mx.array]:
         """Gather and decode."""

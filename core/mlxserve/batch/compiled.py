@@ -10,7 +10,9 @@ from attrs import define, field
 
 from mlxserve.attention.readers import KernelReader, TableReader
 from mlxserve.attention.views import Frame, Pass, Ways
+from mlxserve.batch.store import States
 from mlxserve.model.causal import CausalModel
+from mlxserve.model.taps import Taps
 from mlxserve.pool.planes import LeafData
 from mlxserve.pool.pool import Pool
 from mlxserve.pool.table import Row, Table
@@ -78,7 +80,7 @@ class Compiled:
         kernels: Whether kernels attend: then tables have one width, else that of a class.
         state: Recurrent arrays of one row, as (shape, dtype).
         traces: How many passes were traced so far.
-        failed: Why compiling is given up, if it is.
+        taps: Watches layers of the model.
     """
 
     model: CausalModel
@@ -88,6 +90,7 @@ class Compiled:
     kernels: bool
     state: Sequence[tuple[tuple[int, ...], mx.Dtype]] = ()
     traces: int = 0
+    taps: Taps = field(factory=Taps)
     _step: Callable[..., Any] = field(init=False)
     _tables: list[DeviceTables] = field(init=False)
 
@@ -107,8 +110,12 @@ class Compiled:
         wide = tokens.shape[1] > 1
         return lengths is None and not (wide and self.pool.recurrent)
 
-    def run(self, tokens: mx.array) -> mx.array:
-        """Run ``[places, width]`` tokens; return logits ``[places, width, vocab]``."""
+    def run(self, tokens: mx.array) -> tuple[mx.array, States]:
+        """Run ``[places, width]`` tokens.
+
+        Returns:
+            Logits ``[places, width, vocab]``, and the hidden states that are watched.
+        """
         rows: list[Row | None] = list(self.pool.rows)
         rows += [None] * (tokens.shape[0] - len(rows))
         lengths = mx.array([0 if row is None else row.length for row in rows], mx.int32)
@@ -117,15 +124,15 @@ class Compiled:
         held = max((row.length for row in rows if row is not None), default=0)
         return self._call(tokens, lengths, held + tokens.shape[1])
 
-    def _call(self, tokens: mx.array, lengths: mx.array, reach: int) -> mx.array:
+    def _call(self, tokens: mx.array, lengths: mx.array, reach: int) -> tuple[mx.array, States]:
         tables = [self._cut(t, reach) for t in self._tables]
         data, self.pool.data = self.pool.data, []
         try:
-            logits, self.pool.data = self._step(tokens, lengths, tables, data)
+            logits, hidden, self.pool.data = self._step(tokens, lengths, tables, data)
         finally:
             if not self.pool.data:  # the trace failed: nothing was changed
                 self.pool.data = data
-        return logits  # type: ignore[no-any-return]
+        return logits, hidden
 
     def _cut(self, tables: DeviceTables, reach: int) -> mx.array:
         """Return the tables as wide as the class of the longest row.
@@ -149,7 +156,7 @@ class Compiled:
         lengths: mx.array,
         tables: Sequence[mx.array],
         data: Sequence[LeafData],
-    ) -> tuple[mx.array, list[LeafData]]:
+    ) -> tuple[mx.array, States, list[LeafData]]:
         self.traces += 1
         size, (rows, width) = self.pool.size, tokens.shape
         positions = lengths[:, None] + mx.arange(width)[None]
@@ -162,8 +169,8 @@ class Compiled:
             reader = KernelReader(table, lengths, gather) if width <= KERNEL_WIDTH else gather
             frames.append(Frame(where, reader))
         run = Pass(self.pool.shape, data, frames, lengths, (rows, width), self.ways)
-        logits = self.model(tokens, cache=run.views())
-        return logits, run.finish()
+        logits, hidden = self.taps.run(self.model, tokens, run.views())
+        return logits, hidden, run.finish()
 
     def warm(self, rows: int, widths: Sequence[int]) -> Iterator[None]:
         """Trace the classes up to ``rows``, for idle rows that write to the scratch block.
@@ -186,7 +193,7 @@ class Compiled:
         for tables in self._tables:
             tables.update([None] * rows)
         lengths = mx.zeros((rows,), mx.int32)
-        logits = self._call(mx.zeros((rows, width), mx.int32), lengths, reach)
+        logits, _ = self._call(mx.zeros((rows, width), mx.int32), lengths, reach)
         mx.eval(mx.argmax(logits[:, -1], axis=-1))
         if self.pool.recurrent:
             self.pool.put_states(states)

@@ -7,6 +7,7 @@ from typing import cast
 import mlx.core as mx
 from attrs import define, field, frozen
 
+from mlxserve.batch.hidden import NOTHING, Sights
 from mlxserve.batch.sequence import Sequence
 from mlxserve.batch.store import RowStore
 from mlxserve.sampling.batch import SampledRow, SamplerBatch
@@ -81,6 +82,7 @@ class Decoder:
 
     store: RowStore
     vocab: int
+    sights: Sights = NOTHING
     _sampler: SamplerBatch | None = None
     _sampled: tuple[Sequence | None, ...] = ()
     _signature: tuple[object, ...] = ()
@@ -93,8 +95,11 @@ class Decoder:
             return None
         slots = self._slots(decoding)
         logits = self.store.decode(self._inputs(slots))
-        positions = mx.array([s.row.length if s and s.row else 0 for s in slots], mx.int32)
-        return Begun(slots, logits, positions)
+        lengths = [s.row.length if s and s.row else 0 for s in slots]
+        if self.sights.each:
+            starts = [length - 1 for length in lengths]
+            self.sights.ran(slots, starts, [1] * len(slots), self.store.hidden)
+        return Begun(slots, logits, mx.array(lengths, mx.int32))
 
     def draw(self, begun: Begun) -> Launched:
         """Draw a pass's tokens; masks of rows that have any are in their sequences."""

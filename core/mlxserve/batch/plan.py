@@ -154,28 +154,23 @@ class _Planner:
         kernels = None
         if attention != "gather" and isinstance(arrangement, Joined):
             kernels = Kernels.native(self.facts.model, self.limits.block_size, self.notes)
-        if kernels is None and attention == "kernel":
+        pages = self._has_pages() and attention != "gather" and isinstance(arrangement, Joined)
+        if kernels is None and not pages and attention == "kernel":
             self.notes.append("--attention kernel: this device has none; gather instead")
+        best = _Maker(self.facts, arrangement, WAYS[0][1], kernels, compiled, pages)
         asked = f"{self._codecs()} {self.limits.block_size} {compiled} {attention}"
         proven = None if self.memory is None else self.memory.find(asked)
-        if proven is not None and (not proven.kernels or kernels is not None):
-            maker = _Maker(
-                self.facts,
-                arrangement,
-                dict(WAYS)[proven.way],
-                kernels if proven.kernels else None,
-                proven.compiled,
-            )
+        if proven is not None and (not proven.kernels or best.by_kernel):
+            maker = evolve(best, ways=dict(WAYS)[proven.way], compiled=proven.compiled)
             self.notes[:] = proven.notes
-            return self._plan(maker, proven)
+            return self._plan(maker if proven.kernels else maker.gathering(), proven)
         for name, ways in WAYS:
-            tries = [(compiled, kernels)]
-            if kernels is not None:
-                tries.append((compiled, None))
+            tries = [best]
+            if best.by_kernel:
+                tries.append(best.gathering())
             if compiled:
-                tries.append((False, None))
-            for trace, kernel in tries:
-                maker = _Maker(self.facts, arrangement, ways, kernel, trace)
+                tries.append(evolve(best.gathering(), compiled=False))
+            for maker in (evolve(each, ways=ways) for each in tries):
                 if found := self._try(name, maker):
                     if self.memory is not None:
                         self.memory.keep(asked, found)
@@ -183,8 +178,13 @@ class _Planner:
         return None
 
     def _codecs(self) -> tuple[str, ...]:
-        pairs = (self.make_codec(*pair) for pair in self.facts.sides if pair is not None)
-        return tuple(dict.fromkeys("plain" if codec is None else codec.name for codec in pairs))
+        return tuple(dict.fromkeys("plain" if c is None else c.name for c in self._made()))
+
+    def _has_pages(self) -> bool:
+        return any(getattr(codec, "pages", False) for codec in self._made())
+
+    def _made(self) -> Iterator[KvCodec | None]:
+        return (self.make_codec(*pair) for pair in self.facts.sides if pair is not None)
 
     def _try(self, name: str, maker: "_Maker") -> Proven | None:
         """Prove one way; return the proof, or ``None`` and a note that says why there is none."""
@@ -193,11 +193,11 @@ class _Planner:
         if maker.ways.together and not maker.ways.handles and (self.facts.budget or 0) > _far():
             self.notes.append(f"{name} attention is off: its budget is too large to be proved")
             return None
-        simple = maker.kernels is None and not maker.compiled
+        simple = not maker.by_kernel and not maker.compiled
         coded = any(codec != "plain" for codec in self._codecs())
         # What is served is proved. With a codec that is plain KV in the simplest way against
         # mlx-lm, then the codec as it will be served against itself in the simplest way.
-        first = evolve(maker, kernels=None, compiled=False) if coded else maker
+        first = evolve(maker.gathering(), compiled=False) if coded else maker
         small = evolve(self.limits, blocks=PROBE_BLOCKS, live=4, prefilling=1)
         plain = first.codecs(lambda _k, _v: None)
         drafts = True
@@ -209,9 +209,8 @@ class _Planner:
             fault = self._codec_fault(maker, small, drafts=drafts)
             error = None if simple else fault
         if error:
-            how = (
-                f"{', compiled' if maker.compiled else ''}{', by kernel' if maker.kernels else ''}"
-            )
+            by = ", by kernel" if maker.by_kernel else ""
+            how = f"{', compiled' if maker.compiled else ''}{by}"
             self.notes.append(f"{name}{how} attention is off: {error}")
             return None
         if fault:
@@ -220,8 +219,14 @@ class _Planner:
             self.notes.append(
                 "nothing is drafted: recurrent layers of this model cannot stop midway in a pass"
             )
-        by_kernel = maker.kernels is not None
-        return Proven(name, by_kernel, maker.compiled, drafts, bool(fault), tuple(self.notes))
+        return Proven(
+            way=name,
+            kernels=maker.by_kernel,
+            compiled=maker.compiled,
+            drafts=drafts,
+            plain=bool(fault),
+            notes=tuple(self.notes),
+        )
 
     def _plan(self, maker: "_Maker", proven: Proven) -> KvPlan:
         codecs = maker.codecs((lambda _k, _v: None) if proven.plain else self.make_codec)
@@ -232,7 +237,7 @@ class _Planner:
 
     def _codec_fault(self, maker: "_Maker", small: PoolLimits, *, drafts: bool) -> str | None:
         """Compare rows together, as they will be served, with each alone; both with the codec."""
-        simple = evolve(maker, kernels=None, compiled=False)
+        simple = evolve(maker.gathering(), compiled=False)
         try:
             runner = simple.runner(simple.codecs(self.make_codec), small, drafts=drafts)
             probes = alone(runner, self.probes)
@@ -244,13 +249,32 @@ class _Planner:
 
 @frozen(eq=False)
 class _Maker:
-    """Makes runners of one way."""
+    """Makes runners of one way.
+
+    Attributes:
+        facts: The model's.
+        arrangement: How planes lie.
+        ways: What the model takes its caches for.
+        kernels: The core's, where this device has any.
+        compiled: Whether passes are compiled.
+        pages: Whether codecs' own kernels are asked.
+    """
 
     facts: Facts
     arrangement: Arrangement
     ways: Ways
     kernels: Kernels | None
     compiled: bool
+    pages: bool
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether any kernel attends."""
+        return self.kernels is not None or self.pages
+
+    def gathering(self) -> "_Maker":
+        """Return the same without kernels."""
+        return evolve(self, kernels=None, pages=False)
 
     def codecs(self, make_codec: CodecMaker) -> list[LeafCodec | None]:
         found: list[LeafCodec | None] = []
@@ -259,7 +283,9 @@ class _Maker:
                 found.append(None)
                 continue
             codec = LeafCodec(make_codec(*pair) or PlainCodec(), *pair)
-            if self.kernels is not None and self.ways.handles:
+            if self.pages and self.ways.handles and getattr(codec.codec, "pages", False):
+                codec = evolve(codec, pages=True)
+            elif self.kernels is not None and self.ways.handles:
                 codec = evolve(codec, kernel=self.kernels.of(codec))
             found.append(codec)
         return found
@@ -278,19 +304,20 @@ class _Maker:
         if whole and self.compiled:
             pool.first = _first(pool)
         runner = Runner(self.facts.model, pool, self.ways, drafts)
+        held = [codec for codec in codecs if codec is not None]
         if self.compiled:
             runner.compiled = Compiled(
                 self.facts.model,
                 pool,
                 self.ways,
                 limits.reach,
-                self.kernels is not None,
+                bool(held) and all(c.pages or c.kernel is not None for c in held),
                 self.facts.state,
             )
         return runner
 
     def describe(self, name: str) -> str:
-        how = "by kernel" if self.kernels is not None else "gathered"
+        how = "by kernel" if self.by_kernel else "gathered"
         how = "in place" if isinstance(self.arrangement, Apart) else how
         return f"{name}, {how}, {'compiled' if self.compiled else 'eager'}"
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 import mlx.core as mx
 from attrs import define
 
+from mlxserve.batch.hidden import NOTHING, Sights
 from mlxserve.batch.sequence import Sequence
 from mlxserve.batch.store import Chunk, RowStore
 from mlxserve.sampling.logprobs import pending_logprobs
@@ -15,6 +16,7 @@ class Prefiller:
     """Runs chunks; keeps at most one pass in flight, so that memory and latency stay bounded."""
 
     store: RowStore
+    sights: Sights = NOTHING
     _flying: mx.array | None = None
 
     def run(self, together: Items[tuple[Sequence, Chunk]]) -> int:
@@ -28,10 +30,11 @@ class Prefiller:
                 self._score(sequence, chunk, before[at], logits[at])
         del logits  # never evaluated where nobody asked
         pending = self.store.pending([chunk.row for _, chunk in together])
+        seen = self.sights.prefilled(together, before, self.store.hidden)
         # A number that depends on the pass and holds none of its arrays: waiting for it later
         # must not keep the next pass from updating them in place.
         self._flying = pending[-1].reshape(-1)[:1].astype(mx.float32) + 0.0
-        mx.async_eval(*pending, self._flying)  # type: ignore[no-untyped-call]
+        mx.async_eval(*pending, *seen, self._flying)  # type: ignore[no-untyped-call]
         return sum(len(chunk.tokens) for _, chunk in together)
 
     def reset(self) -> None:

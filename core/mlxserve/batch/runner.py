@@ -9,8 +9,9 @@ from attrs import define, field
 from mlxserve.attention.readers import KernelReader, Reader, RunReader, Span, TableReader
 from mlxserve.attention.views import Frame, Pass, Ways
 from mlxserve.batch.compiled import KERNEL_WIDTH, Compiled, width_class
-from mlxserve.batch.store import Chunk
+from mlxserve.batch.store import Chunk, States
 from mlxserve.model.causal import CausalModel
+from mlxserve.model.taps import Taps
 from mlxserve.pool.layout import AttentionLeaf
 from mlxserve.pool.planes import Apart, LeafData
 from mlxserve.pool.pool import Pool, stack
@@ -27,6 +28,8 @@ class Runner:
         ways: What the model takes its caches for.
         stops_midway: Whether recurrent layers can keep a part of a pass.
         compiled: Runs the batch in passes of few, fixed shapes; ``None``: eagerly.
+        taps: Watches layers of the model.
+        hidden: What was seen in the last pass.
     """
 
     model: CausalModel
@@ -34,7 +37,15 @@ class Runner:
     ways: Ways = field(factory=Ways)
     stops_midway: bool = False
     compiled: Compiled | None = None
+    taps: Taps = field(factory=Taps)
+    hidden: States = ()
     _before: list[LeafData] = field(factory=list)
+
+    def watch(self, taps: Taps) -> None:
+        """Have ``taps``' layers in ``hidden`` after each pass."""
+        self.taps = taps
+        if self.compiled is not None:
+            self.compiled.taps = taps
 
     @property
     def exclusive_prefill(self) -> bool:
@@ -147,7 +158,8 @@ class Runner:
 
     def _run_batch(self, tokens: mx.array, lengths: mx.array | None = None) -> mx.array:
         if self.compiled is not None and self.compiled.takes(tokens, lengths):
-            return self.compiled.run(tokens)
+            logits, self.hidden = self.compiled.run(tokens)
+            return logits
         tokens = tokens[: len(self.pool.rows)]
         lengths = None if lengths is None else lengths[: len(self.pool.rows)]
         return self._run(self.pool.rows, tokens, [tokens.shape[1]] * len(self.pool.rows), lengths)
@@ -161,14 +173,16 @@ class Runner:
     ) -> mx.array:
         if self.ways.together or len(rows) == 1:
             return self._pass(rows, tokens, counts, lengths)
-        parts, states = [], []
+        parts, states, hidden = [], [], list[States]()
         whole = self.pool.states()
         for at, row in enumerate(rows):
             self.pool.put_states(self.pool.cut_state(whole, at))
             mine = None if lengths is None else lengths[at : at + 1]
             parts.append(self._pass([row], tokens[at : at + 1], counts[at : at + 1], mine))
             states.append(self.pool.states())
+            hidden.append(self.hidden)
         self.pool.put_states(stack(states))
+        self.hidden = tuple(mx.concatenate(list(each)) for each in zip(*hidden, strict=True))
         return mx.concatenate(parts)
 
     def _pass(
@@ -194,7 +208,8 @@ class Runner:
         # Old planes are dropped before anything is evaluated: mlx then updates in place.
         self.pool.data = []
         try:
-            return self.model(tokens, cache=run.views(lengths))
+            logits, self.hidden = self.taps.run(self.model, tokens, run.views(lengths))
+            return logits
         finally:
             self.pool.data = run.finish()
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 from attrs import define, field
 
-from mlxserve.batch.store import Chunk
+from mlxserve.batch.store import Chunk, States
 from mlxserve.pool.table import Row
 
 
@@ -28,6 +28,11 @@ class SoloStore:
     _caches: dict[int, list[Any]] = field(factory=dict)
     _joined: list[Row] = field(factory=list)
     _rows: dict[int, Row] = field(factory=dict)
+
+    @property
+    def hidden(self) -> States:
+        """Nothing is drafted, so nothing is watched."""
+        return ()
 
     def open(self) -> Row:
         """Return a row with caches of its own; they grow by themselves."""

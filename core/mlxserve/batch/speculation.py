@@ -8,8 +8,9 @@ import mlx.core as mx
 from attrs import define, frozen
 
 from mlxserve.batch.decoder import EMPTY, Read
+from mlxserve.batch.hidden import NOTHING, Sights
 from mlxserve.batch.sequence import Sequence
-from mlxserve.batch.store import RowStore
+from mlxserve.batch.store import RowStore, States
 from mlxserve.pool.table import Row
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.sampling.batch import SampledRow, SamplerBatch
@@ -42,6 +43,8 @@ class Verifying:
         accepted: ``[rows]``: how many drafts stay.
         logprobs: For the rows that ask, at row times width plus position.
         began: Monotonic seconds before the proposers were asked.
+        sights: Whoever sees the hidden states that the pass made.
+        hidden: Those.
     """
 
     sequences: tuple[Sequence | None, ...]
@@ -51,6 +54,8 @@ class Verifying:
     accepted: mx.array
     logprobs: PendingLogprobs | None
     began: float
+    sights: Sights = NOTHING
+    hidden: States = ()
 
     def read(self) -> list[Read]:
         """Wait for the pass, lengthen its rows and return their tokens."""
@@ -58,6 +63,11 @@ class Verifying:
         accepted: Any = self.accepted.tolist()
         found = {} if self.logprobs is None else self.logprobs.read()
         width = self.tokens.shape[1]
+        if self.sights.each:
+            starts = [row.length if row else 0 for row in self.rows]
+            pairs = zip(self.sequences, self.rows, strict=True)
+            still = [s if s and s.row is row else None for s, row in pairs]
+            self.sights.ran(still, starts, [n + 1 for n in accepted], self.hidden)
         reads = []
         for slot, sequence in enumerate(self.sequences):
             row, count = self.rows[slot], accepted[slot] + 1
@@ -97,6 +107,7 @@ class Speculator:
     planner: DraftPlanner | None = None
     rule: AcceptanceRule | None = None
     agreement: Agreement = ALONE
+    sights: Sights = NOTHING
 
     def plan(self, decoding: Items[Sequence]) -> Mapping[int, int]:
         """Return draft lengths by uid; empty when nobody is to draft now."""
@@ -120,10 +131,11 @@ class Speculator:
         asked = [s for s in decoding if planned.get(s.uid) and s.to_launch > 1]
         left = {s.uid: _request(s, min(planned[s.uid], s.to_launch - 1)) for s in asked}
         drafts: dict[int, Draft] = {}
-        for proposer in self.proposers:
+        for at, proposer in enumerate(self.proposers):
             if not left:
                 break
-            for uid, draft in proposer.propose(list(left.values())).items():
+            shown = self.sights.shown(at, left.values())
+            for uid, draft in proposer.propose(shown).items():
                 if draft.tokens:
                     drafts[uid] = draft
                     del left[uid]
@@ -160,7 +172,7 @@ class Speculator:
         guesses = _padded([draft.tokens for draft in mine], width - 1)
         last = mx.array([[s.tokens[-1] if s else 0] for s in slots], mx.int32)
         tokens = mx.concatenate([last, guesses], axis=1)
-        logits = self.store.verify(tokens)
+        logits, hidden = self.store.verify(tokens), self.store.hidden
         flat = logits.reshape(-1, logits.shape[-1])
         starts = mx.array([row.length if row else 0 for row in order], mx.int32)
         positions = starts[:, None] + 1 + mx.arange(width)[None]
@@ -173,7 +185,17 @@ class Speculator:
         for sequence in decoding:
             sequence.launched += 1
         drafted = tuple(len(draft.tokens) for draft in mine)
-        return Verifying(tuple(slots), tuple(order), drafted, emitted, accepted, logprobs, began)
+        return Verifying(
+            sequences=tuple(slots),
+            rows=tuple(order),
+            drafted=drafted,
+            tokens=emitted,
+            accepted=accepted,
+            logprobs=logprobs,
+            began=began,
+            sights=self.sights,
+            hidden=hidden,
+        )
 
     def learn(self, verdicts: Items[Verdict], seconds: float) -> None:
         """Tell the planner how a pass went."""
@@ -185,6 +207,12 @@ class Speculator:
         for who in (*self.proposers, self.planner):
             if who is not None:
                 who.finished(uids)
+        self.sights.forget(uids)
+
+    def fork(self, lead: Sequence, twins: Items[Sequence]) -> None:
+        """Let sequences that go on from where another is be guessed for alike."""
+        for twin in twins:
+            self.sights.fork(lead.uid, twin.uid)
 
     def _accept(
         self,

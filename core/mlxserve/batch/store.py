@@ -1,12 +1,15 @@
 """What the engine needs of whoever holds KV."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import mlx.core as mx
 from attrs import frozen
 
 from mlxserve.pool.table import Row
+
+States: TypeAlias = tuple[mx.array, ...]
+"""Hidden states of one pass ``[rows, width, size]``, one array for each layer that is watched."""
 
 
 @frozen
@@ -26,6 +29,10 @@ class RowStore(Protocol):
     @property
     def exclusive_prefill(self) -> bool:
         """Whether every row must be prefilled in a pass of its own."""
+
+    @property
+    def hidden(self) -> States:
+        """Return the hidden states of the last pass; lazy, none where no layer is watched."""
 
     def open(self) -> Row:
         """Return a row that holds nothing yet."""

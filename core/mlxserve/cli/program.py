@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoints, entry_points, version
 from typing import Final, cast
@@ -16,15 +15,14 @@ from mlxserve.cli.resolution import resolve
 from mlxserve.cli.selection import Selection, select
 from mlxserve.cli.show import config_json, config_text, plugin_rows, plugins_text, to_json
 from mlxserve.cli.strays import refuse_misplaced, refuse_strays, stray_variables
-from mlxserve.door import PluginCrashError
 from mlxserve.hooks import gather
 from mlxserve.loading import Installed, installed
 from mlxserve.resolved import Resolved
+from mlxserve.serve.leaving import MISTAKE, report
 from mlxserve.settings import near
 from mlxserve_hookspecs import PROJECT, Command, MlxserveError, SettingError
 from mlxserve_hookspecs.commands import commands
 
-MISTAKE: Final = 2
 INTERRUPTED: Final = 130
 JSON: Final = "--json"
 VERSION: Final = "--version"
@@ -49,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = installed(cast(EntryPoints, entry_points()))
         return Cli(found, os.environ, words).run()
     except MlxserveError as error:
-        return _report(error)
+        return report(error)
     except ImportError as error:
         if "libmlx" not in str(error):
             raise
-        return _report(MlxserveError(NO_BACKEND))
+        return report(MlxserveError(NO_BACKEND))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -198,10 +196,3 @@ def _action(words: tuple[str, ...]) -> str:
 
 def _without_json(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for word in words if word != JSON)
-
-
-def _report(error: MlxserveError) -> int:
-    if isinstance(error, PluginCrashError) and error.__cause__:
-        traceback.print_exception(error.__cause__)
-    print(f"mlxserve: {error}", file=sys.stderr)
-    return MISTAKE

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 from attrs import evolve, frozen
 from mlx import core as mx
@@ -10,6 +11,7 @@ from pluggy import PluginManager
 from mlxserve.batch.adapting import adapt
 from mlxserve.batch.decoder import Decoder
 from mlxserve.batch.embedder import Embedder
+from mlxserve.batch.hidden import sights_of
 from mlxserve.batch.plan import CodecMaker, KvPlan, PoolLimits, plan_kv
 from mlxserve.batch.prefill import Prefiller
 from mlxserve.batch.proven import Memory
@@ -20,7 +22,7 @@ from mlxserve.cache.base import Cache
 from mlxserve.cache.build import make_cache
 from mlxserve.engine.client import Loaded
 from mlxserve.engine.engine import Engine, Outbox
-from mlxserve.engine.hosted import Host
+from mlxserve.engine.hosted import Host, Served
 from mlxserve.engine.pace import Pace
 from mlxserve.engine.scheduler import Capacity, Scheduler
 from mlxserve.hooks import ask, gather
@@ -31,6 +33,7 @@ from mlxserve.options import EngineOptions
 from mlxserve.ranks.agreement import ALONE, Agreement
 from mlxserve.resolved import Resolved
 from mlxserve_hookspecs import (
+    HiddenStateProposer,
     KvCodec,
     KvSide,
     ModelCard,
@@ -94,7 +97,7 @@ def build(
     )
     plan = evolve(plan, adapted=adapted)
     scheduler = _scheduler(resolved, model, plan, policy, agreement, inbox.wake)
-    host = Host(resolved, model.text, progress, _compiled(resolved.engine))
+    host = Host(resolved, Served(model.model), model.text, progress, _compiled(resolved.engine))
     engine = _engine(resolved.plugins, model, scheduler, host, inbox, outbox)
     card = _card(resolved, model, plan, engine.scheduler.cache)
     spent = {"weights": read - began, "plan": time.monotonic() - read}
@@ -132,15 +135,16 @@ def _engine(
     outbox: Outbox,
 ) -> Engine:
     vocab, store, agreement = _vocab(model), scheduler.store, scheduler.agreement
+    speculator = make_speculator(plugins, store, vocab, host, agreement)
     return Engine(
         plugins=plugins,
         inbox=inbox,
         outbox=outbox,
         text=model.text,
         scheduler=scheduler,
-        prefiller=Prefiller(store),
-        decoder=Decoder(store, vocab),
-        speculator=make_speculator(plugins, store, vocab, host, agreement),
+        prefiller=Prefiller(store, speculator.sights),
+        decoder=Decoder(store, vocab, speculator.sights),
+        speculator=speculator,
         embedder=Embedder(model.model),
         agreement=agreement,
     )
@@ -153,13 +157,18 @@ def make_speculator(
     host: ModelHost,
     agreement: Agreement = ALONE,
 ) -> Speculator:
-    """Gather the proposers, and ask for planner and rule if there are any."""
+    """Gather the proposers, and ask for planner and rule if there are any.
+
+    Raises:
+        ModelError: A proposer asks for hidden states that this model does not show.
+    """
     proposers = gather(plugins, speculation.make_proposer)(vocab_size=vocab, host=host)
     if not proposers:
         return Speculator(store, vocab)
     planner = ask(plugins, speculation.make_draft_planner)()
     rule = ask(plugins, speculation.make_acceptance_rule)()
-    return Speculator(store, vocab, proposers, planner, rule, agreement)
+    sights = sights_of(cast(list[HiddenStateProposer], proposers), store)
+    return Speculator(store, vocab, proposers, planner, rule, agreement, sights)
 
 
 def codec_maker(plugins: PluginManager) -> CodecMaker:

@@ -159,8 +159,7 @@ class Engine:
             return
         self._looked = now
         for sequence in self.scheduler.all:
-            error = overdue(sequence, now)
-            if error and sequence.generated:
+            if (error := overdue(sequence, now)) and sequence.generated:
                 self.replies.end(sequence, Ending("length"), now, leftover(sequence))
             elif error:
                 self.replies.fail(sequence, error, "timeout")
@@ -177,7 +176,9 @@ class Engine:
             self.replies.fail(sequence, error, now=now)
         self.scheduler.admit(now)
         for lead in self.scheduler.prefilled():
-            for sequence in (lead, *self.scheduler.fork(lead)):
+            twins = self.scheduler.fork(lead)
+            self.speculator.fork(lead, twins)
+            for sequence in (lead, *twins):
                 if sequence.max_tokens <= 0:
                     self.replies.end(sequence, Ending("length"), now, scored(sequence))
         self.scheduler.promote(now)

@@ -1,4 +1,4 @@
-"""A second model next to the served one: it continues sequences on rows of its own."""
+"""What proposers are lent: parts of the served model, and second models on rows of their own."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
@@ -10,6 +10,8 @@ from attrs import define, field, frozen
 from mlxserve.batch.plan import PoolLimits, plan_kv
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.store import Chunk
+from mlxserve.model.backbone import Backbone, backbone_of
+from mlxserve.model.causal import CausalModel
 from mlxserve.model.finding import find
 from mlxserve.model.load import LoadedModel, load
 from mlxserve.options import ModelOptions
@@ -24,18 +26,61 @@ BEHIND = 8
 """Tokens that a row may lag behind and still catch up in the batch; beyond, it starts anew."""
 
 
+@define(eq=False)
+class Served:
+    """Parts of the served model that are lent to proposers; found when they are first asked for."""
+
+    model: CausalModel
+    _backbone: Backbone | None = None
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """Return embeddings ``[..., size]`` of tokens ``[...]``.
+
+        Raises:
+            ModelError: The model has no one table.
+        """
+        tables = [part for _, part in self.model.named_modules() if hasattr(part, "as_linear")]
+        if len(tables) != 1:
+            raise ModelError(f"the served model has {len(tables)} tables of embeddings, not one")
+        found: mx.array = tables[0](tokens)
+        return found
+
+    def logits(self, states: mx.array) -> mx.array:
+        """Return logits ``[..., vocab]`` of states ``[..., size]`` after the last norm.
+
+        Raises:
+            ModelError: The model has no head that alone makes them.
+        """
+        if self._backbone is None:
+            self._backbone = backbone_of(self.model)
+        head = None if self._backbone is None else self._backbone.head
+        if head is None:
+            raise ModelError("the served model does more to its logits than its head does")
+        return head(states)
+
+
 @frozen
 class Host:
     """Implements ``ModelHost``: second models come through the same plugins as the first.
 
     Attributes:
-        compiled: Whether their passes are.
+        served: Parts of the first.
+        compiled: Whether second models' passes are.
     """
 
     resolved: Resolved
+    served: Served
     text: TextCodec
     progress: Progress
     compiled: bool
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """Return the served model's embeddings."""
+        return self.served.embed(tokens)
+
+    def logits(self, states: mx.array) -> mx.array:
+        """Return the served model's logits."""
+        return self.served.logits(states)
 
     def load(self, reference: str) -> HostedModel:
         """Load a model and lay out its rows, in plain KV."""

@@ -44,12 +44,21 @@ class Kernel(Protocol):
 
 @frozen
 class LeafCodec:
-    """A layer's codec, what it is told of the layer, and the kernel that knows its words."""
+    """A layer's codec, what it is told of the layer, and what reads its plane on the device.
+
+    Attributes:
+        codec: The codec.
+        keys: What it is told.
+        values: Likewise.
+        kernel: The core's kernel, where it knows the codec's words.
+        pages: Whether the codec's own kernel is asked.
+    """
 
     codec: KvCodec
     keys: KvSide
     values: KvSide
     kernel: Kernel | None = None
+    pages: bool = False
     key_specs: tuple[PlaneSpec, ...] = field(init=False)
     value_specs: tuple[PlaneSpec, ...] = field(init=False)
 

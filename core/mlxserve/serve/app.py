@@ -34,16 +34,17 @@ def build_app(resolved: Resolved, service: Service) -> Litestar:
     """
     services = services_of(resolved, service)
     added = gather_by(resolved.plugins, serving.routes)(services=services)
+    owners = {who.plugin: who for who, _ in added}
     config = AppConfig(
         route_handlers=[owned(route, who.plugin) for who, routes in added for route in routes],
         request_max_body_size=resolved.server.max_request_bytes,
-        exception_handlers=make_handlers(
-            _refusal_teller(resolved), {who.plugin: who for who, _ in added}
-        ),
+        exception_handlers=make_handlers(_refusal_teller(resolved), owners),
         openapi_config=description(PROJECT, version(PROJECT), services.admission),
     )
     tell(resolved.plugins, serving.configure_app)(config=config)
-    return FramedApp.from_config(config)
+    app = FramedApp.from_config(config)
+    app.owners = owners
+    return app
 
 
 def services_of(resolved: Resolved, service: Service) -> Services:

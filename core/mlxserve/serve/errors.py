@@ -55,18 +55,23 @@ def owned(route: Any, plugin: str) -> Any:
 def answer_bug(
     request: AnyRequest, error: Exception, owners: Mapping[str, Caller]
 ) -> Response[Any]:
-    """Answer a bug: the traceback goes to the log, and nothing of it to the client.
-
-    It counts as a failure of the plugin whose route it is, unless another one's is counted.
-    """
+    """Answer a bug: the traceback goes to the log, and nothing of it to the client."""
     facts = {"method": str(request.method), "path": request.scope["path"]}
-    route: Any = request.scope.get("route_handler")
-    who = owners.get(route.opt.get(OWNER, "")) if route is not None else None
-    if who is not None and not isinstance(error, PluginCrashError):
-        who.failed(error, quiet=True)
-        facts["culprit"] = who.owner
-    log.error("request failed", **facts, exc_info=error)
+    log.error("request failed", **facts, **blamed(request.scope, error, owners), exc_info=error)
     return answer_refusal(request, BUG)
+
+
+def blamed(scope: Any, error: BaseException, owners: Mapping[str, Caller]) -> dict[str, str]:
+    """Count a failure of the plugin whose route it is; return what the log is to say of it.
+
+    What is counted as another plugin's already is not counted again.
+    """
+    route: Any = scope.get("route_handler")
+    who = owners.get(route.opt.get(OWNER, "")) if route is not None else None
+    if who is None or not isinstance(error, Exception) or isinstance(error, PluginCrashError):
+        return {}
+    who.failed(error, quiet=True)
+    return {"culprit": who.owner}
 
 
 def make_handlers(tell: TellRefused, owners: Mapping[str, Caller] = NOBODY) -> ExceptionHandlersMap:

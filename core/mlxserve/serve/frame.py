@@ -5,11 +5,16 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
+import structlog
 from litestar import Litestar
 from litestar.types import Message, Receive, Send
 from structlog.contextvars import bound_contextvars, get_contextvars
 
+from mlxserve.door import Caller
+from mlxserve.serve.errors import NOBODY, blamed
 from mlxserve_hookspecs.serving import REPLY_HEADERS
+
+log = structlog.get_logger("mlxserve.serve")
 
 REQUEST_ID: Final = b"x-request-id"
 READABLE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -32,7 +37,12 @@ class FramedApp(Litestar):
     """The application in its frame.
 
     Litestar's middleware runs only where a route was found; this runs always.
+
+    Attributes:
+        owners: The plugins that routes may be of, by name.
     """
+
+    owners: Mapping[str, Caller] = NOBODY
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer, with HEAD answered as GET is, and an id on every response and log line."""
@@ -42,7 +52,15 @@ class FramedApp(Litestar):
         name = request_id(dict(reversed(list(scope["headers"]))))
         method, path = str(scope["method"]), origin_form(scope["path"])
         with bound_contextvars(request_id=name.decode(), method=method, path=path[:LONGEST_PATH]):
-            await super().__call__(*framed(name, path, scope, receive, send))
+            seen, body, told = framed(name, path, scope, receive, send)
+            try:
+                await super().__call__(seen, body, told)
+            except Exception as error:
+                # The answer has begun: the server below breaks it off and logs the traceback.
+                log.warning(
+                    "a stream broke off", **blamed(seen, error.__cause__ or error, self.owners)
+                )
+                raise
 
 
 def framed(

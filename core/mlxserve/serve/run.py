@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from mlxserve.ranks.frames import LinkBrokenError
 from mlxserve.ranks.link import Links, lead
 from mlxserve.resolved import Resolved
 from mlxserve.serve.address import listen
+from mlxserve.serve.leaving import leave_at_once, mlx_ends_badly, report
 from mlxserve.serve.lifecycle import Lifecycle
 from mlxserve.serve.logging import RequestLog, configure_logging, release_held
 from mlxserve.serve.progress import ShownProgress, make_progress
@@ -50,29 +50,31 @@ def run(resolved: Resolved) -> int:
     configure_logging(
         resolved.logging, sys.stderr, rank=rank.rank if rank else 0, hold=rank is None
     )
-    if rank is not None and rank.rank > 0:
-        return follow_rank(resolved, rank)
+    try:
+        if rank is not None and rank.rank > 0:
+            status = follow_rank(resolved, rank)
+        else:
+            status = _serve_here(resolved, rank)
+    except MlxserveError as error:
+        if rank is None:
+            raise
+        status = report(error)
+    # A rank may leave while mlx waits in a collective for one that is gone: its threads would be
+    # destroyed with the process's statics, and the status be 134.
+    if rank is not None or mlx_ends_badly():
+        leave_at_once(status)
+    return status
+
+
+def _serve_here(resolved: Resolved, rank: Rank | None) -> int:
+    """Take the port and serve; return the exit status."""
     with listen(resolved.server.host, resolved.server.port) as listener:
         tell(resolved.plugins, lifecycle.preparing)()
         from mlxserve.engine.service import EngineService  # noqa: PLC0415 - after preparing
 
         progress = make_progress(sys.stderr)
         service = EngineService(resolved, _after_held(progress), links_of(resolved, rank))
-        status = serve(resolved, service, listener, on_loaded=_settled(progress))
-    if mlx_ends_badly():
-        leave_at_once(status)
-    return status
-
-
-def mlx_ends_badly() -> bool:
-    """Return whether the interpreter cannot simply end after mlx was used.
-
-    mlx 0.32's CUDA backend destroys threads that still run when the process's own statics go:
-    ``std::terminate`` and status 134 after everything has been written, in mlx_lm.server as here.
-    """
-    import mlx.core as mx  # noqa: PLC0415 - long since loaded
-
-    return bool(mx.cuda.is_available())
+        return serve(resolved, service, listener, on_loaded=_settled(progress))
 
 
 def _settled(progress: ShownProgress) -> Callable[[], None]:
@@ -157,11 +159,3 @@ def serve(
         leave=leave or leave_at_once,
     )
     return asyncio.run(run_of_it.main())
-
-
-def leave_at_once(status: int) -> None:
-    """End the process without waiting for the engine's thread, which may be far from a pause."""
-    release_held()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -1,6 +1,6 @@
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import structlog
 from litestar import Controller, Router, get
 from litestar.config.app import AppConfig
+from litestar.response import Stream
 from litestar.testing import TestClient
 
 from mlxserve.hooks import failures
@@ -360,6 +361,35 @@ def test_a_route_that_fails_counts_for_its_plugin(
             assert client.get(path).status_code == 500
         assert client.get("/none").status_code == 404
     assert [log["culprit"] for log in logs] == ["plugin 'plugin-0' (an unnamed distribution)"]
+    assert failures(resolved.plugins) == {("plugin-0", "routes"): 1}
+
+
+def test_a_stream_that_breaks_off_counts_for_its_plugin(
+    make_resolved: Made, service: FakeService
+) -> None:
+    async def half() -> AsyncIterator[str]:
+        yield "half"
+        raise ZeroDivisionError
+
+    class Adds:
+        @hookimpl
+        def routes(self) -> list[Any]:
+            @get("/half", sync_to_thread=False)
+            def stream() -> Stream:
+                return Stream(half)
+
+            return [stream]
+
+    resolved = make_resolved(Adds())
+    with TestClient(build_app(resolved, service), raise_server_exceptions=False) as client:
+        with structlog.testing.capture_logs() as logs:
+            client.get("/half")
+        assert client.get("/none").status_code == 404
+    (log,) = logs
+    assert (log["event"], log["culprit"]) == (
+        "a stream broke off",
+        "plugin 'plugin-0' (an unnamed distribution)",
+    )
     assert failures(resolved.plugins) == {("plugin-0", "routes"): 1}
 
 

@@ -353,6 +353,38 @@ def test_launched_ranks_are_the_whole_run(make_resolved: Made) -> None:
     assert heard == [("run", "--port", "0")]
 
 
+def test_a_rank_that_fails_says_why_and_is_gone_at_once(tmp_path: Path) -> None:
+    """mlx may wait for a rank that is gone: nothing of the interpreter's own end may run."""
+    script = tmp_path / "ranked.py"
+    script.write_text(RANKED)
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "mlxserve: enough\n"
+
+
+RANKED = """
+import atexit
+from mlxserve.loading import register
+from mlxserve.resolved import Resolved
+from mlxserve.serve.run import run
+from mlxserve_hookspecs import Rank, SettingError, hookimpl
+
+class Ranked:
+    @hookimpl
+    def this_rank(self):
+        return Rank(rank=1, size=2, control=("127.0.0.1", 1), secret="s")
+
+    @hookimpl
+    def preparing(self):
+        raise SettingError("enough")
+
+atexit.register(print, "the interpreter took its time")
+run(Resolved(plugins=register({"ranked": Ranked()})))
+"""
+
+
 def test_plugins_prepare_before_mlx_is_imported_and_a_taken_port_is_found_first(
     tmp_path: Path,
 ) -> None:

@@ -13,6 +13,7 @@ from mlxserve_hookspecs import Array, KvCodec, KvSide, Side, WordFormat
 from mlxserve_hookspecs.quantization import make_kv_codec
 
 ROWS, TOKENS, QUERY_HEADS = 2, 7, 4
+BLOCK = 16
 SIDES: tuple[Side, ...] = ("keys", "values")
 
 
@@ -131,6 +132,32 @@ class KvCodecContract(Contract):
             assert len(planes) == len(wanted)
             assert all(mx.array_equal(a, b) for a, b in zip(planes, wanted, strict=True))
 
+    @pytest.mark.parametrize("sinks", [False, True], ids=["no sinks", "sinks"])
+    @pytest.mark.parametrize("window", [None, 4], ids=["all is seen", "a window"])
+    @pytest.mark.parametrize("new", [1, 3], ids=["decode", "several tokens"])
+    def test_pages_are_read_as_attend_reads(
+        self, codec: KvCodec, side: KvSide, new: int, window: int | None, sinks: bool
+    ) -> None:
+        """``attend_pages``, if there is one, gives what ``attend`` gives of the gathered tokens."""
+        import mlx.core as mx
+
+        paged: Any = codec
+        if not getattr(paged, "pages", False):
+            return
+        queries = mx.random.normal((2, QUERY_HEADS, new, side.width), key=mx.random.key(3))
+        queries = queries.astype(side.dtype)
+        logits = mx.array([0.5, -1.0, 2.0, 0.0]) if sinks else None
+        plane, table, lengths, attend = held_in_pages(codec, side, new, window)
+        scale = side.width**-0.5
+        got = paged.attend_pages(
+            queries, plane, table, lengths,
+            block_size=BLOCK, scale=scale, window=window, keep=0, sinks=logits,
+        )  # fmt: skip
+        if got is not None:
+            wanted = attend(queries, scale, logits)
+            assert got.shape == wanted.shape
+            assert mx.allclose(got, wanted, rtol=1e-3, atol=1e-3)
+
     def test_engine_serves_with_it(
         self, plugin: object, codec: KvCodec, engine_of: Callable[..., RunningEngine]
     ) -> None:
@@ -142,6 +169,38 @@ class KvCodecContract(Contract):
         assert again.tokens == first.tokens
         assert again.finish.usage.cached_tokens > 0
         assert engine.plugin_errors == {}
+
+
+def held_in_pages(
+    codec: KvCodec, side: KvSide, new: int, window: int | None
+) -> tuple[Array, Array, Array, Callable[[Array, float, Array | None], Array]]:
+    """Return a plane, tables and lengths of two rows, and attention over what they have."""
+    import mlx.core as mx
+
+    from mlxserve.attention.readers import TableReader
+    from mlxserve.pool.layout import AttentionLeaf
+    from mlxserve.pool.planes import Joined, LeafCodec
+
+    leaf, joined = LeafCodec(codec, side, evolve(side, side="values")), Joined()
+    ((shape, dtype),) = joined.shapes(leaf, 5 * BLOCK)
+    planes: tuple[Array, ...] = (mx.zeros(shape, dtype),)
+    table, starts = mx.array([[3, 0], [4, 1]]), (3, 20)
+    for row, start in enumerate(starts):
+        shown = (1, side.heads, start + new, side.width)
+        keys, values = (
+            mx.random.normal(shown, key=mx.random.key(10 * row + at)).astype(side.dtype)
+            for at in (1, 2)
+        )
+        at = mx.arange(start + new)
+        where = table[row][at // BLOCK] * BLOCK + at % BLOCK
+        planes = joined.write(planes, where, keys, values, leaf, None)
+    lengths = mx.array(starts)
+    reader = TableReader(table, lengths, new, BLOCK, joined, 2 * BLOCK)
+
+    def attend(queries: Array, scale: float, sinks: Array | None) -> Array:
+        return reader.attend(planes, leaf, AttentionLeaf(window), queries, scale, sinks)
+
+    return planes[0], table, lengths, attend
 
 
 def attention(

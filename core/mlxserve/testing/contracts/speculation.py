@@ -16,6 +16,7 @@ from mlxserve_hookspecs import (
     DraftPlanner,
     DraftRequest,
     DraftRoom,
+    HiddenStates,
     ModelError,
     Proposer,
     SamplingParams,
@@ -52,9 +53,19 @@ class Always:
 
 
 class NoHost:
-    """Implements ``ModelHost`` where there is no second model."""
+    """Implements ``ModelHost`` where there is no second model, and the first lends nothing."""
 
     text = Bytes()
+
+    def embed(self, tokens: Array) -> Array:
+        """Refuse."""
+        del tokens
+        raise ModelError("no model is served in this test: there are no embeddings")
+
+    def logits(self, states: Array) -> Array:
+        """Refuse."""
+        del states
+        raise ModelError("no model is served in this test: there is no head")
 
     def load(self, reference: str) -> Any:
         """Refuse."""
@@ -138,6 +149,15 @@ class ProposerContract(Contract):
                 assert tuple(draft.probabilities.shape) == (len(draft.tokens), WIDTH)
                 assert (draft.probabilities >= 0).all()
                 assert abs(draft.probabilities.sum(-1) - 1).max() < 1e-3
+
+    def test_hidden_states_are_layers_and_tokens(self, proposer: Proposer) -> None:
+        """``hidden_states``, if there is any, says which layers' and of how many tokens."""
+        asks: Any = getattr(proposer, "hidden_states", lambda: None)
+        wish = asks()
+        if wish is not None:
+            assert isinstance(wish, HiddenStates)
+            assert all(isinstance(layer, int) and layer >= -1 for layer in wish.layers)
+            assert wish.most >= 1
 
     def test_tokens_are_left_alone(self, proposer: Proposer) -> None:
         """A row's tokens are not changed: they are the engine's own."""
