@@ -1,18 +1,22 @@
 """What a start has proved, the next one believes; other code, codec or model is proved anew."""
 
+import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from mlxserve.batch import proven
 from mlxserve.batch.plan import plan_kv
 from mlxserve.batch.proof import mismatch
-from mlxserve.batch.proven import Memory
+from mlxserve.batch.proven import Memory, written_in
 from mlxserve.engine.build import codec_maker, pool_limits
 from mlxserve.loading import register
+from mlxserve_hookspecs import KvSide, hookimpl
 from mlxserve_hookspecs.verdicts import Verdicts
-from mlxserve_plugins.kv_quant import KvQuant, KvQuantOptions
+from mlxserve_plugins.kv_quant import AffineCodec, KvQuant, KvQuantOptions
 
 from .harness import capacity
 from .tiny import tiny_model
@@ -73,3 +77,22 @@ def test_what_is_not_the_same_is_proved_anew(
         identity="other" if change == "identity" else "tiny",
     )
     assert len(proofs) > count
+
+
+def test_a_plugin_whose_file_has_changed_is_proved_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mended_codec.py"
+    path.write_text(
+        "from mlxserve_plugins.kv_quant import AffineCodec\nclass Own(AffineCodec): ..."
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("mended_codec").Own(4, 64, mx.float32, True)
+    maker = codec_maker(register({"own": SimpleNamespace(make_kv_codec=hookimpl(lambda: own))}))
+    side = KvSide(layer=0, side="keys", heads=2, width=64, dtype=mx.float32)
+    seen = maker(side, side)
+    before = written_in([seen])
+    assert before == written_in([own]) == written_in([own, seen])
+    assert before != written_in([AffineCodec(4, 64, mx.float32, dequantize=True)])
+    path.write_text(f"{path.read_text()}  # mended")
+    assert written_in([seen]) != before

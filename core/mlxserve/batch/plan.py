@@ -13,7 +13,7 @@ from mlxserve.attention.views import Ways
 from mlxserve.batch.compiled import Compiled
 from mlxserve.batch.facts import Facts, facts_of
 from mlxserve.batch.proof import Probe, alone, mismatch, probes_of, stops_midway
-from mlxserve.batch.proven import Memory, Proven
+from mlxserve.batch.proven import Memory, Proven, written_in
 from mlxserve.batch.runner import Runner
 from mlxserve.batch.solo import SoloStore
 from mlxserve.batch.store import RowStore
@@ -158,7 +158,8 @@ class _Planner:
         if kernels is None and not pages and attention == "kernel":
             self.notes.append("--attention kernel: this device has none; gather instead")
         best = _Maker(self.facts, arrangement, WAYS[0][1], kernels, compiled, pages)
-        asked = f"{self._codecs()} {self.limits.block_size} {compiled} {attention}"
+        code = written_in(codec for codec in self._made() if codec is not None)
+        asked = f"{self._codecs()} {code} {self.limits.block_size} {compiled} {attention}"
         proven = None if self.memory is None else self.memory.find(asked)
         if proven is not None and (not proven.kernels or best.by_kernel):
             maker = evolve(best, ways=dict(WAYS)[proven.way], compiled=proven.compiled)

@@ -1,13 +1,17 @@
 """Which way of holding a model's KV was proved at an earlier start of the same model here."""
 
 import hashlib
+import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
 from attrs import asdict, frozen
 
+from mlxserve.door import behind
 from mlxserve_hookspecs.verdicts import Verdicts
 
 PROVING: Final = ("attention", "batch", "pool")
@@ -70,6 +74,19 @@ class Memory:
             _code(),
         )
         return " | ".join(map(str, facts))
+
+
+def written_in(things: Iterable[object]) -> str:
+    """Return a digest of the files in which the classes of plugins' objects are written.
+
+    Whoever mends a codec wants it proved anew, whatever its name and version say.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    modules = {type(behind(thing)).__module__ for thing in things}
+    for name in sorted(modules):
+        path = getattr(sys.modules.get(name), "__file__", None)
+        digest.update(Path(path).read_bytes() if path else name.encode())
+    return digest.hexdigest()
 
 
 def _code() -> str:
