@@ -157,7 +157,7 @@ class _Planner:
         pages = self._has_pages() and attention != "gather" and isinstance(arrangement, Joined)
         if kernels is None and not pages and attention == "kernel":
             self.notes.append("--attention kernel: this device has none; gather instead")
-        best = _Maker(self.facts, arrangement, WAYS[0][1], kernels, compiled, pages)
+        best = _Maker(self.facts, arrangement, Ways(), kernels, compiled, pages)
         code = written_in(codec for codec in self._made() if codec is not None)
         asked = f"{self._codecs()} {code} {self.limits.block_size} {compiled} {attention}"
         proven = None if self.memory is None else self.memory.find(asked)

@@ -80,9 +80,9 @@ def tap(model: CausalModel, layers: Sequence[int]) -> Taps:
 def _tap_input(module: Any, taps: Taps, layer: int) -> None:
     kind = type(module)
 
-    def call(self: Any, states: mx.array, *args: Any, **kwargs: Any) -> Any:
-        taps.note(layer, states)
-        return kind.__call__(self, states, *args, **kwargs)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        taps.note(layer, args[0] if args else None)
+        return kind.__call__(self, *args, **kwargs)
 
     module.__class__ = _derived(kind, call)
 
