@@ -75,6 +75,9 @@ class Inbox:
         taken_at = self._taken_at
         return 0.0 if taken_at is None else time.monotonic() - taken_at
 
+    def meet(self) -> None:
+        """Wait until all ranks have come as far as this; there is one."""
+
     def put(self, message: Message) -> None:
         """Add a message and wake the engine."""
         with self._ready:

@@ -77,6 +77,7 @@ def build(
     policy = ask(resolved.plugins, scheduling.make_policy)()
     if policy is None:
         raise PluginError("no active plugin makes a scheduling policy; see `mlxserve plugins`")
+    inbox.meet()
     group = ask(resolved.plugins, distribution.join_group)()
     began = time.monotonic()
     model = load(resolved.plugins, resolved.model, source, group)

@@ -41,7 +41,7 @@ def follow_leader(resolved: Resolved, rank: Rank, patience: float) -> int:
     asked = resolved.distributed
     links = Links([link], asked.distributed_timeout_s, _leave, asked.distributed_step_timeout_s)
     links.watch()
-    inbox = FollowerInbox(link=link)
+    inbox = FollowerInbox(link=link, last=rank.rank == rank.size - 1)
     try:
         source = find(resolved.plugins, resolved.model.model, silent)
         built = build(resolved, source, silent, inbox, lambda _events: None)

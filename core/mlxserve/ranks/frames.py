@@ -11,6 +11,9 @@ from mlxserve.inbox import Cancel, ClearCache, Drain, Message, Submit, Turn
 PREFIX: Final = struct.Struct("!I")
 LARGEST: Final = 1 << 28
 HEARTBEAT: Final = PREFIX.pack(0)
+HERE: Final = PREFIX.pack(1) + b"\0"
+"""What ranks send each other where they meet."""
+
 KINDS: Final[dict[str, type[Any]]] = {"submit": Submit, "cancel": Cancel, "drain": Drain}
 
 

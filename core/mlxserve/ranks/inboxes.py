@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from mlxserve.inbox import Inbox, Turn
-from mlxserve.ranks.frames import decode, encode
+from mlxserve.ranks.frames import HERE, decode, encode
 from mlxserve.ranks.link import Link
+
+OTHERS_FIRST = 0.1
+"""Seconds within which the other ranks listen, once all have met."""
 
 
 @define(eq=False)
@@ -21,6 +24,13 @@ class LeaderInbox(Inbox):
     """
 
     links: Sequence[Link] = ()
+
+    def meet(self) -> None:
+        """Wait for every other rank, then let them go on."""
+        for link in self.links:
+            link.expect()
+        for link in self.links:
+            link.send(HERE)
 
     def take(self, wait: float, *, idle: bool = True) -> Turn:
         """Return the messages, having sent them on."""
@@ -40,9 +50,26 @@ class LeaderInbox(Inbox):
 
 @define(eq=False)
 class FollowerInbox(Inbox):
-    """Another rank's: takes what rank 0 sends, turn by turn."""
+    """Another rank's: takes what rank 0 sends, turn by turn.
+
+    Attributes:
+        link: To rank 0.
+        last: Whether this is the last rank.
+    """
 
     link: Link = field(kw_only=True)
+    last: bool = field(default=False, kw_only=True)
+
+    def meet(self) -> None:
+        """Wait until rank 0 says that all have come; the last one lets the others go first.
+
+        mlx's ranks connect each to the next: the last one begins, while the others listen. Whoever
+        finds nobody listening tries again after 1, 2, 4 and 8 seconds, and then no more.
+        """
+        self.link.send(HERE)
+        self.link.expect()
+        if self.last:
+            time.sleep(OTHERS_FIRST)
 
     def take(self, wait: float, *, idle: bool = True) -> Turn:
         """Return rank 0's next turn; only an idle engine goes on without one, after ``wait``."""

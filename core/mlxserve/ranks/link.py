@@ -63,6 +63,13 @@ class Link:
         except OSError as error:
             raise LinkBrokenError(f"rank {self.peer} is gone: {error}") from error
 
+    def expect(self) -> None:
+        """Wait for a frame, however long it takes: who watches the links ends what is in vain."""
+        while True:
+            with suppress(queue.Empty):
+                self.frames.get(timeout=BEAT)
+                return
+
     def close(self) -> None:
         """Hang up, on both sides."""
         with suppress(OSError):  # the other side was quicker

@@ -69,6 +69,22 @@ def reason(links: Links) -> str:
     return told.get(timeout=WAIT)
 
 
+def test_ranks_that_meet_wait_for_each_other(them: Ranks) -> None:
+    leader, follower = them.pair()
+    inbox = FollowerInbox(link=follower, last=True)
+    came = them.pool.submit(inbox.meet)
+    time.sleep(0.05)
+    assert not came.done()
+    began = time.monotonic()
+    LeaderInbox(links=[leader]).meet()
+    went = time.monotonic()
+    came.result(WAIT)
+    assert time.monotonic() - went > 0.05  # rank 0 listens by then
+    assert went - began < 1.0
+    leader.send(encode(Turn(7.5)))
+    assert inbox.take(WAIT) == Turn(7.5)  # nothing of the meeting is left
+
+
 def test_a_turn_arrives_whole(them: Ranks) -> None:
     leader, follower = them.pair()
     leader.send(encode(Turn(7.5, (Cancel("a"), Cancel("b")))))
