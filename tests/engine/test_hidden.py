@@ -32,6 +32,7 @@ LAYERS = (0, 1, -1)
 
 @cache
 def model_of(name: str) -> Any:
+    """Return a model of this file's own: to watch it changes its layers' classes."""
     return tiny_model(name, seed=3)
 
 
@@ -161,7 +162,7 @@ def test_no_more_is_kept_than_was_asked_for() -> None:
     ((_, first), *_) = next(iter(looker.shown.values()))
     assert first is not None
     assert first.shape == (5, 1, 64)
-    assert not it.engine.speculator.sights.each[0]._runs
+    assert not it.engine.speculator.sights[0]._runs
 
 
 def test_what_a_cache_brought_back_has_no_states_and_what_follows_has() -> None:

@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def variables(site: Path, orders: Path) -> dict[str, str]:
     path = os.pathsep.join((str(site), os.environ.get("PYTHONPATH", ""))).rstrip(os.pathsep)
-    return {"PYTHONPATH": path, "RANK_HARDSHIP": str(orders)}
+    return {"PYTHONPATH": path, "RANK_HARDSHIP": str(orders), "MLX_RING_VERBOSE": "1"}
 
 
 @pytest.fixture
@@ -164,8 +164,11 @@ def test_a_rank_that_leaves_before_it_loads_ends_all_with_a_line(
     assert "Traceback" not in done.stderr
 
 
-def test_no_rank_outlives_its_launcher(start: Start) -> None:
+def test_ranks_that_have_met_do_not_wait_and_none_outlives_its_launcher(start: Start) -> None:
     with start() as server:
+        assert "[ring] Rank 1 connecting to 0" in server.said
+        # Once, a second, may be lost where rank 0 is quicker than rank 1 listens; never twice.
+        assert "[ring] Attempt 1" not in server.said
         members = ranks(server)
         server.signal(signal.SIGKILL)
         server.ended(10)

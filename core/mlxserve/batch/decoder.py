@@ -96,9 +96,9 @@ class Decoder:
         slots = self._slots(decoding)
         logits = self.store.decode(self._inputs(slots))
         lengths = [s.row.length if s and s.row else 0 for s in slots]
-        if self.sights.each:
+        for sight in self.sights.values():
             starts = [length - 1 for length in lengths]
-            self.sights.ran(slots, starts, [1] * len(slots), self.store.hidden)
+            sight.ran(slots, starts, [1] * len(slots), self.store.hidden)
         return Begun(slots, logits, mx.array(lengths, mx.int32))
 
     def draw(self, begun: Begun) -> Launched:

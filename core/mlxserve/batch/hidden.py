@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 import mlx.core as mx
 from attrs import define, evolve, field, frozen
@@ -17,24 +18,21 @@ from mlxserve_hookspecs import DraftRequest, HiddenStateProposer
 
 @frozen(eq=False)
 class Piece:
-    """Some tokens of one row in a pass.
+    """The first tokens of one row in a pass.
 
     Attributes:
-        states: The pass's.
+        states: The pass's, of the layers that are wanted.
         slot: The row.
-        first: Their first column.
         count: How many.
     """
 
     states: States
     slot: int
-    first: int
     count: int
 
-    def cut(self, places: Items[int]) -> mx.array:
+    def cut(self) -> mx.array:
         """Return ``[count, layers, size]``, lazy."""
-        columns = slice(self.first, self.first + self.count)
-        return mx.stack([self.states[at][self.slot, columns] for at in places], axis=1)
+        return mx.stack([each[self.slot, : self.count] for each in self.states], axis=1)
 
 
 @define(eq=False)
@@ -80,12 +78,9 @@ class Sight:
         for slot, (sequence, chunk) in enumerate(together):
             count = min(len(chunk.tokens), self.most)
             first = len(chunk.tokens) - count
-            cut = tuple(states[at][slot : slot + 1, first : first + count] for at in self.places)
-            ends += cut
-            whole: list[mx.array] = list(states)
-            for at, part in zip(self.places, cut, strict=True):
-                whole[at] = part
-            self._add(sequence.uid, before[slot] + first, Piece(tuple(whole), 0, 0, count))
+            mine = [each[slot : slot + 1, first : first + count] for each in self._of(states)]
+            ends += mine
+            self._add(sequence.uid, before[slot] + first, Piece(tuple(mine), 0, count))
         return ends
 
     def ran(
@@ -96,10 +91,10 @@ class Sight:
         states: States,
     ) -> None:
         """Take the first ``counts`` tokens of each row, of which there were ``starts`` before."""
+        mine = self._of(states)
         for slot, sequence in enumerate(slots):
             if sequence is not None:
-                piece = Piece(states, slot, 0, counts[slot])
-                self._add(sequence.uid, starts[slot], piece)
+                self._add(sequence.uid, starts[slot], Piece(mine, slot, counts[slot]))
 
     def shown(self, requests: Iterable[DraftRequest]) -> list[DraftRequest]:
         """Return requests with the states that have come, and let go of those."""
@@ -126,52 +121,19 @@ class Sight:
             run = self._runs[uid] = Run(start)
         run.add(piece, self.most)
 
+    def _of(self, states: States) -> States:
+        return tuple(states[at] for at in self.places)
+
     def _joined(self, run: Run) -> mx.array:
-        parts = [piece.cut(self.places) for piece in run.pieces]
+        parts = [piece.cut() for piece in run.pieces]
         whole = parts[0] if len(parts) == 1 else mx.concatenate(parts)
         return whole[-self.most :]
 
 
-@define(eq=False)
-class Sights:
-    """Every proposer's, by its place in their order; none where nobody asked."""
+Sights: TypeAlias = Mapping[int, Sight]
+"""Of the proposers that asked, by their place in the order."""
 
-    each: Mapping[int, Sight] = field(factory=dict)
-
-    def prefilled(
-        self, together: Items[tuple[Sequence, Chunk]], before: Items[int], states: States
-    ) -> list[mx.array]:
-        """Take a prompt's chunks; return what must be evaluated with them."""
-        return [a for s in self.each.values() for a in s.prefilled(together, before, states)]
-
-    def ran(
-        self,
-        slots: Items[Sequence | None],
-        starts: Items[int],
-        counts: Items[int],
-        states: States,
-    ) -> None:
-        """Take the tokens that a pass ran."""
-        for sight in self.each.values():
-            sight.ran(slots, starts, counts, states)
-
-    def shown(self, proposer: int, requests: Iterable[DraftRequest]) -> list[DraftRequest]:
-        """Return requests as this proposer is to see them."""
-        sight = self.each.get(proposer)
-        return list(requests) if sight is None else sight.shown(requests)
-
-    def fork(self, uid: int, twin: int) -> None:
-        """Let a sequence that goes on from where another is have what that has."""
-        for sight in self.each.values():
-            sight.fork(uid, twin)
-
-    def forget(self, uids: Items[int]) -> None:
-        """Let go of finished sequences' states."""
-        for sight in self.each.values():
-            sight.forget(uids)
-
-
-NOTHING: Final = Sights()
+NOTHING: Final[Sights] = MappingProxyType({})
 """What is seen where nobody looks."""
 
 
@@ -189,12 +151,10 @@ def sights_of(proposers: Items[HiddenStateProposer], store: RowStore) -> Sights:
     taps = tap(store.model, layers)
     store.watch(taps)
     last = taps.layers[-1]
-    return Sights(
-        {
-            at: Sight(
-                tuple(taps.layers.index(last if layer == -1 else layer) for layer in wish.layers),
-                max(wish.most, 1),
-            )
-            for at, wish in wishes.items()
-        }
-    )
+    return {
+        at: Sight(
+            tuple(taps.layers.index(last if layer == -1 else layer) for layer in wish.layers),
+            max(wish.most, 1),
+        )
+        for at, wish in wishes.items()
+    }

@@ -30,7 +30,8 @@ class Prefiller:
                 self._score(sequence, chunk, before[at], logits[at])
         del logits  # never evaluated where nobody asked
         pending = self.store.pending([chunk.row for _, chunk in together])
-        seen = self.sights.prefilled(together, before, self.store.hidden)
+        hidden, sights = self.store.hidden, self.sights.values()
+        seen = [a for sight in sights for a in sight.prefilled(together, before, hidden)]
         # A number that depends on the pass and holds none of its arrays: waiting for it later
         # must not keep the next pass from updating them in place.
         self._flying = pending[-1].reshape(-1)[:1].astype(mx.float32) + 0.0

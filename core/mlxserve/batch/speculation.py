@@ -63,11 +63,11 @@ class Verifying:
         accepted: Any = self.accepted.tolist()
         found = {} if self.logprobs is None else self.logprobs.read()
         width = self.tokens.shape[1]
-        if self.sights.each:
+        for sight in self.sights.values():
             starts = [row.length if row else 0 for row in self.rows]
             pairs = zip(self.sequences, self.rows, strict=True)
             still = [s if s and s.row is row else None for s, row in pairs]
-            self.sights.ran(still, starts, [n + 1 for n in accepted], self.hidden)
+            sight.ran(still, starts, [n + 1 for n in accepted], self.hidden)
         reads = []
         for slot, sequence in enumerate(self.sequences):
             row, count = self.rows[slot], accepted[slot] + 1
@@ -134,8 +134,10 @@ class Speculator:
         for at, proposer in enumerate(self.proposers):
             if not left:
                 break
-            shown = self.sights.shown(at, left.values())
-            for uid, draft in proposer.propose(shown).items():
+            rows = list(left.values())
+            if (sight := self.sights.get(at)) is not None:
+                rows = sight.shown(rows)
+            for uid, draft in proposer.propose(rows).items():
                 if draft.tokens:
                     drafts[uid] = draft
                     del left[uid]
@@ -207,12 +209,14 @@ class Speculator:
         for who in (*self.proposers, self.planner):
             if who is not None:
                 who.finished(uids)
-        self.sights.forget(uids)
+        for sight in self.sights.values():
+            sight.forget(uids)
 
     def fork(self, lead: Sequence, twins: Items[Sequence]) -> None:
         """Let sequences that go on from where another is be guessed for alike."""
-        for twin in twins:
-            self.sights.fork(lead.uid, twin.uid)
+        for sight in self.sights.values():
+            for twin in twins:
+                sight.fork(lead.uid, twin.uid)
 
     def _accept(
         self,

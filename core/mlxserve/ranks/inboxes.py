@@ -64,7 +64,7 @@ class FollowerInbox(Inbox):
         """Wait until rank 0 says that all have come; the last one lets the others go first.
 
         mlx's ranks connect each to the next: the last one begins, while the others listen. Whoever
-        finds nobody listening tries again after 1, 2, 4 and 8 seconds, and then no more.
+        finds nobody listening tries again after 1, 2, 4, 8 and 16 seconds, and then no more.
         """
         self.link.send(HERE)
         self.link.expect()

@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from mlxserve.door import PluginCrashError
 from mlxserve_hookspecs import MlxserveError
@@ -21,14 +21,13 @@ def report(error: MlxserveError) -> int:
 
 
 def mlx_ends_badly() -> bool:
-    """Return whether the interpreter cannot simply end after mlx was used by one process.
+    """Return whether the interpreter cannot simply end, since mlx was used.
 
     mlx 0.32's CUDA backend destroys threads that still run when the process's own statics go:
     ``std::terminate`` and status 134 after everything has been written, in mlx_lm.server as here.
     """
-    import mlx.core as mx  # noqa: PLC0415 - long since loaded
-
-    return bool(mx.cuda.is_available())
+    mlx: Any = sys.modules.get("mlx.core")
+    return mlx is not None and bool(mlx.cuda.is_available())
 
 
 def leave_at_once(status: int) -> NoReturn:

@@ -56,14 +56,21 @@ def run(resolved: Resolved) -> int:
         else:
             status = _serve_here(resolved, rank)
     except MlxserveError as error:
-        if rank is None:
+        if not _leaves_at_once(rank):
             raise
         status = report(error)
-    # A rank may leave while mlx waits in a collective for one that is gone: its threads would be
-    # destroyed with the process's statics, and the status be 134.
-    if rank is not None or mlx_ends_badly():
+    if _leaves_at_once(rank):
         leave_at_once(status)
     return status
+
+
+def _leaves_at_once(rank: Rank | None) -> bool:
+    """Return whether nothing of the interpreter's own end may run.
+
+    A rank may leave while mlx waits in a collective for one that is gone, and its threads would be
+    destroyed with the process's statics.
+    """
+    return rank is not None or mlx_ends_badly()
 
 
 def _serve_here(resolved: Resolved, rank: Rank | None) -> int:

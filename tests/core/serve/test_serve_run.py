@@ -353,20 +353,24 @@ def test_launched_ranks_are_the_whole_run(make_resolved: Made) -> None:
     assert heard == [("run", "--port", "0")]
 
 
-def test_a_rank_that_fails_says_why_and_is_gone_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["rank", "gpu"])
+def test_who_fails_where_mlx_ends_badly_says_why_and_is_gone_at_once(
+    tmp_path: Path, where: str
+) -> None:
     """mlx may wait for a rank that is gone: nothing of the interpreter's own end may run."""
     script = tmp_path / "ranked.py"
     script.write_text(RANKED)
-    ended = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, str(script), where]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "mlxserve: enough\n"
 
 
 RANKED = """
-import atexit
+import atexit, sys
+from types import SimpleNamespace
 from mlxserve.loading import register
+from mlxserve.options import ServerOptions
 from mlxserve.resolved import Resolved
 from mlxserve.serve.run import run
 from mlxserve_hookspecs import Rank, SettingError, hookimpl
@@ -374,14 +378,18 @@ from mlxserve_hookspecs import Rank, SettingError, hookimpl
 class Ranked:
     @hookimpl
     def this_rank(self):
-        return Rank(rank=1, size=2, control=("127.0.0.1", 1), secret="s")
+        rank = Rank(rank=1, size=2, control=("127.0.0.1", 1), secret="s")
+        return rank if sys.argv[1] == "rank" else None
 
     @hookimpl
     def preparing(self):
+        cuda = SimpleNamespace(is_available=lambda: sys.argv[1] == "gpu")
+        sys.modules["mlx.core"] = SimpleNamespace(cuda=cuda)  # as it is on a GPU
         raise SettingError("enough")
 
 atexit.register(print, "the interpreter took its time")
-run(Resolved(plugins=register({"ranked": Ranked()})))
+server = ServerOptions(host="127.0.0.1", port=0)
+run(Resolved(plugins=register({"ranked": Ranked()}), server=server))
 """
 
 
